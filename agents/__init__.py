@@ -1,0 +1,1 @@
+"""Who acts: engines, scripts and oracles behind one small interface, and the rollouts that drive them."""

@@ -1,0 +1,118 @@
+"""The agent contract: one request in, one generation out.
+
+An agent is anything with a thread-safe ``act``. Ids are the contract: what it returns is what was sampled, with the
+log-probabilities of exactly these ids, or NaN where the agent knows none (a script, an oracle, a chat endpoint).
+An engine that fails raises :class:`~retool_env.errors.EngineError`; whoever drives the episode turns that into an
+empty action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from retool_env.config import Config
+
+__all__ = ["Agent", "BatchAgent", "Generation", "Request", "Sampling", "act_many"]
+
+
+class Sampling(Config):
+    """How to sample.
+
+    Attributes:
+        temperature: divides the logits; 0 is greedy.
+        top_p: smallest set of tokens with this probability; 1 for all.
+        top_k: this many most likely tokens; 0 for all.
+    """
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One turn to generate.
+
+    Attributes:
+        token_ids: the whole context, ``[num_tokens]``.
+        budget: most ids to sample.
+        stop: strings that end the turn; the end-of-turn id always does.
+        sampling: how to sample.
+        seed: of this turn; the same request with the same seed gives the same ids in deterministic mode.
+        session: names the episode, for engines that keep its KV cache.
+        turn: number of the turn within the episode.
+    """
+
+    token_ids: NDArray[np.int64]
+    budget: int
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    session: int = 0
+    turn: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What was sampled.
+
+    Attributes:
+        token_ids: the sampled ids, the stop included, ``[num_new]``; empty only after an engine failure.
+        logprobs: of the distribution that they were sampled from, float32 ``[num_new]``; NaN for unknown.
+        finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: a failure.
+        policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.
+    """
+
+    token_ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    finish_reason: Literal["stop", "length", "abort"]
+    policy_version: NDArray[np.int64]
+
+    @classmethod
+    def written(cls, ids: Sequence[int]) -> Generation:
+        """Ids that were written rather than sampled: no log-probabilities, no version."""
+        return cls(
+            token_ids=np.array(ids, dtype=np.int64),
+            logprobs=np.full(len(ids), np.nan, dtype=np.float32),
+            finish_reason="stop",
+            policy_version=np.full(len(ids), -1, dtype=np.int64),
+        )
+
+    @classmethod
+    def aborted(cls) -> Generation:
+        """Nothing was sampled: the engine failed."""
+        empty = np.empty(0, dtype=np.int64)
+        return cls(
+            token_ids=empty, logprobs=np.empty(0, dtype=np.float32), finish_reason="abort", policy_version=empty
+        )
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Who writes the assistant's turns."""
+
+    def act(self, request: Request) -> Generation:
+        """Generate one turn. Thread-safe.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchAgent(Agent, Protocol):
+    """An agent that is quicker with many requests at once."""
+
+    def act_many(self, requests: Sequence[Request]) -> list[Generation]: ...
+
+
+def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
+    """All requests, as one batch where the agent can."""
+    return agent.act_many(requests) if isinstance(agent, BatchAgent) else [agent.act(request) for request in requests]

@@ -1,0 +1,181 @@
+"""``retool eval``: play problems with any agent, report accuracy with intervals, list what was missed and why.
+
+Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what is not yet
+in the file. Three files result: ``trajectories.jsonl``, ``summary.json`` and ``misses.md``, which sorts every wrong
+answer by where it went wrong: the sandbox, the parser, the verifier, infrastructure, or none of them, in which case the
+agent's own program or answer was wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.base import Agent
+from agents.config import AgentConfig, EvalConfig
+from agents.rollout import play
+from agents.run_folder import RunFolder, atomic
+from agents.scripted import OracleAgent
+from agents.stats import Summary, summarise
+from retool_env.config import EnvConfig
+from retool_env.errors import UsageError, did_you_mean
+from retool_env.feeder import ProblemSource
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.sources import open_source
+from retool_env.tokenizer import load_tokenizer
+from retool_env.trajectory import Trajectory, append_trajectories, drop_torn_line, read_trajectories
+
+__all__ = ["evaluate_agent", "miss_cause", "summary_table"]
+
+AGENTS = ("embedded", "oracle")
+
+
+def evaluate_agent(config: EvalConfig) -> list[Summary]:
+    """Run ``retool eval``.
+
+    Raises:
+        UsageError: a file or value that cannot work.
+    """
+    source = open_source(**config.problems.model_dump())
+    if source.size is None:
+        raise UsageError(f"problems={source.name!r} never ends; set problems.size (and problems.split=heldout)")
+    env = config.env
+    if config.agent.name == "embedded" and config.agent.path:
+        env = env.model_copy(update={"tokenizer": config.agent.path})
+    agent = _make_agent(config, source, env)
+    run = RunFolder(config.out, config, resume=True)
+    total = source.size * config.samples
+    played = _play_missing(config, source, agent, env, run, total)
+    summaries = summarise(played)
+    _write_summary(run.path / "summary.json", summaries)
+    _write_misses(run.path / "misses.md", played)
+    console = Console(soft_wrap=True)
+    console.print(summary_table(summaries))
+    console.print(f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}", highlight=False)
+    return summaries
+
+
+def _make_agent(config: EvalConfig, source: ProblemSource, env: EnvConfig) -> Agent:
+    agent = config.agent
+    if agent.name == "oracle":
+        assert source.size is not None
+        return OracleAgent(map(source.problem, range(source.size)), load_tokenizer(env.tokenizer))
+    if agent.name != "embedded":
+        raise UsageError(f"agent={agent.name!r} is unknown{did_you_mean(agent.name, AGENTS)}")
+    if agent.path is None:
+        raise UsageError("agent.path is not set; give the checkpoint folder, or agent=oracle")
+    return _embedded(config, agent, env)
+
+
+def _embedded(config: EvalConfig, agent: AgentConfig, env: EnvConfig) -> Agent:
+    from agents.embedded import EmbeddedAgent
+    from agents.loading import check_context, load_model, setup_torch
+
+    assert agent.path is not None
+    setup_torch(seed=config.seed, threads=config.threads, deterministic=True)
+    model = load_model(agent.path)
+    check_context(model, env)
+    return EmbeddedAgent(model, load_tokenizer(agent.path))
+
+
+def _play_missing(
+    config: EvalConfig, source: ProblemSource, agent: Agent, env: EnvConfig, run: RunFolder, total: int
+) -> list[Trajectory]:
+    """Play what the file does not hold yet; returns everything in ticket order."""
+    drop_torn_line(run.trajectories)
+    played = list(read_trajectories(run.trajectories)) if run.trajectories.is_file() else []
+    done = {trajectory.ticket for trajectory in played if not trajectory.record.outcome.failed}
+    columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(soft_wrap=True)
+    if done:
+        console.print(f"{len(done)} of {total} episodes are there already; playing the rest", highlight=False)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("eval", total=total, completed=len(done))
+
+        def keep(finished: list[Trajectory]) -> None:
+            append_trajectories(run.trajectories, finished)
+            progress.advance(bar, len(finished))
+
+        new = play(
+            source,
+            agent,
+            env=env,
+            num_episodes=total,
+            seed=config.seed,
+            group_size=config.samples,
+            num_slots=config.num_slots,
+            sampling=config.sampling,
+            skip=done,
+            on_round=keep,
+        )
+    kept = [trajectory for trajectory in played if trajectory.ticket in done]
+    return sorted([*kept, *new], key=lambda trajectory: trajectory.ticket)
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """Accuracy and tool use with 95 % intervals, overall and by family."""
+    table = Table("", "n", "accuracy [95 %]", "tool-call rate [95 %]", "calls", "tokens", "failed")
+    for row in summaries:
+        table.add_row(
+            row.family or "all",
+            str(row.accuracy.num),
+            str(row.accuracy),
+            str(row.tool_rate),
+            f"{row.num_tool_calls:.2f}",
+            f"{row.num_action_tokens:.1f}",
+            str(row.num_failed),
+        )
+    return table
+
+
+def miss_cause(trajectory: Trajectory) -> str:
+    """Where a wrong answer comes from; ``""`` for a right one."""
+    record = trajectory.record
+    if record.correct:
+        return ""
+    if record.outcome.failed:
+        return f"infrastructure: {record.outcome}"
+    statuses = {call.status for call in record.calls}
+    if statuses & {ToolStatus.TIMEOUT, ToolStatus.MEMORY, ToolStatus.KILLED, ToolStatus.OUTPUT_LIMIT}:
+        return "sandbox limit: " + ", ".join(sorted(statuses))
+    if any(call.status.invalid for call in record.calls):
+        return "parser: malformed call"
+    if record.outcome is not Outcome.ANSWERED:
+        return f"no answer: {record.outcome}"
+    assert record.verdict is not None
+    if record.verdict.reason in ("timeout", "outage"):
+        return f"verifier: {record.verdict.reason}"
+    if ToolStatus.ERROR in statuses:
+        return "program: raised an error"
+    return "program or answer: wrong value" if record.calls else "answer: wrong value"
+
+
+def _count_misses(played: Sequence[Trajectory]) -> str:
+    counts = Counter(cause for trajectory in played if (cause := miss_cause(trajectory)))
+    return ", ".join(f"{cause} {count}" for cause, count in counts.most_common())
+
+
+def _write_summary(path: Path, summaries: Sequence[Summary]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps([asdict(row) for row in summaries], indent=1) + "\n", encoding="utf-8")
+
+
+def _write_misses(path: Path, played: Sequence[Trajectory]) -> None:
+    lines = ["# Misses", "", _count_misses(played) or "none", "", "| problem | cause | gold | answer | verdict | statuses |"]
+    lines.append("|---|---|---|---|---|---|")
+    for trajectory in played:
+        if cause := miss_cause(trajectory):
+            record = trajectory.record
+            answer, reason = (record.verdict.answer, record.verdict.reason) if record.verdict else ("", "")
+            statuses = " ".join(call.status for call in record.calls)
+            cells = [record.problem.id, cause, record.problem.answer, answer, reason, statuses]
+            lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    with atomic(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,65 @@
+"""Models and tokenizers from folders, and the switches for deterministic runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as hf_logging
+
+from agents.run_folder import atomic
+from retool_env.config import EnvConfig
+from retool_env.errors import UsageError
+
+__all__ = ["check_context", "load_model", "save_checkpoint", "setup_torch"]
+
+hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def setup_torch(*, seed: int, threads: int | None, deterministic: bool) -> None:
+    """Seed torch, set its threads, and refuse operations without a deterministic implementation."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.manual_seed(seed)
+
+
+def load_model(path: str) -> PreTrainedModel:
+    """The causal language model of a checkpoint folder, in float32.
+
+    Raises:
+        UsageError: there is no checkpoint.
+    """
+    if not (Path(path) / "config.json").is_file():
+        raise UsageError(f"{path!r} is no checkpoint: no config.json there; give a Hugging Face model folder")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    return model
+
+
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, tokenizer: str, extra: Callable[[Path], None] | None = None
+) -> None:
+    """Write model and tokenizer in Hugging Face format; the folder appears complete or not at all.
+
+    Args:
+        tokenizer: folder that the tokenizer is copied from.
+        extra: writes further files into the folder.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(folder) as temporary:
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True).save_pretrained(temporary)
+        if extra is not None:
+            extra(temporary)
+
+
+def check_context(model: PreTrainedModel, env: EnvConfig) -> None:
+    """Refuse an episode that is longer than what the model can attend to."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and env.max_context_tokens > limit:
+        raise UsageError(
+            f"env.max_context_tokens={env.max_context_tokens}: the model has {limit} positions; "
+            f"set env.max_context_tokens={limit} or less"
+        )

@@ -1,0 +1,81 @@
+"""The recorder: the only maker of trajectories.
+
+An environment sees ids, never log-probabilities; an engine sees requests, never outcomes. The recorder joins the two
+by (ticket, turn): whoever asks an agent for a turn calls :meth:`Recorder.add`, the feeder's ``on_end`` calls
+:meth:`Recorder.finish`, and out comes a :class:`~retool_env.trajectory.Trajectory` whose log-probabilities belong to
+exactly the ids that the environment holds. A mismatch is a bug of ours and stops the run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+import numpy as np
+
+from agents.base import Generation
+from retool_env.episode import Episode
+from retool_env.feeder import Ticket
+from retool_env.record import EpisodeRecord
+from retool_env.trajectory import Trajectory
+from retool_env.transcript import Transcript
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """Collects generations and gives out finished trajectories. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._turns: dict[int, list[Generation]] = defaultdict(list)
+        self._finished: dict[int, Trajectory] = {}
+        self._lock = threading.Lock()
+
+    def add(self, ticket: int, generation: Generation) -> None:
+        """One turn of one episode, in the order in which the turns were taken."""
+        with self._lock:
+            self._turns[ticket].append(generation)
+
+    def finish(self, ticket: Ticket, episode: Episode, record: EpisodeRecord) -> None:
+        """The episode ended; join what the environment and the policy know of it."""
+        with self._lock:
+            turns = self._turns.pop(ticket.index, [])
+        trajectory = Trajectory(
+            ticket=ticket.index,
+            group=ticket.group,
+            sample=ticket.sample,
+            record=record,
+            transcript=_join(episode, [turn for turn in turns if len(turn.token_ids)]),
+        )
+        with self._lock:
+            self._finished[ticket.index] = trajectory
+
+    def take(self, ticket: int) -> Trajectory:
+        """The finished trajectory of a ticket; it is handed out once."""
+        with self._lock:
+            return self._finished.pop(ticket)
+
+    def drain(self) -> list[Trajectory]:
+        """All finished trajectories, in ticket order."""
+        with self._lock:
+            finished, self._finished = self._finished, {}
+        return [finished[ticket] for ticket in sorted(finished)]
+
+
+def _join(episode: Episode, turns: list[Generation]) -> Transcript:
+    token_ids = np.array(episode.token_ids, dtype=np.int64)
+    logprobs = np.full(len(token_ids), np.nan, dtype=np.float32)
+    versions = np.full(len(token_ids), -1, dtype=np.int64)
+    spans = [span for span in episode.spans if span.role == "assistant"]
+    assert len(spans) == len(turns), f"{len(spans)} turns in the episode, {len(turns)} generations recorded"
+    for span, turn in zip(spans, turns, strict=True):
+        assert np.array_equal(token_ids[span.start : span.end], turn.token_ids), "episode and engine differ in ids"
+        logprobs[span.start : span.end] = turn.logprobs
+        versions[span.start : span.end] = turn.policy_version
+    return Transcript(
+        token_ids=token_ids,
+        action_mask=np.array(episode.action_mask, dtype=np.bool_),
+        logprobs=logprobs,
+        policy_version=versions,
+        spans=tuple(episode.spans),
+    )

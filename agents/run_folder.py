@@ -1,0 +1,120 @@
+"""A run folder: everything a run leaves behind, as plain files that can be read while it runs.
+
+======================  ==================================================================
+config.yaml             the resolved configuration
+metrics.jsonl           one JSON object per line: ``phase``, ``step`` and numbers
+trajectories.jsonl      episodes (``retool_env.trajectory``)
+eval/NAME.jsonl         episodes of an evaluation
+tensorboard/            the same numbers for TensorBoard (written by trainers)
+checkpoints/NAME/       model and tokenizer in Hugging Face format
+======================  ==================================================================
+
+Keys that start with ``time/`` are time fields: they differ between runs of one seed, everything else does not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from retool_env.config import Config
+from retool_env.errors import UsageError
+
+__all__ = ["RunFolder", "read_metrics"]
+
+Value = float | int | str | None
+
+
+class RunFolder:
+    """A folder that this run writes.
+
+    Args:
+        path: made if it does not exist.
+        config: written to ``config.yaml``, without what only says how to start (``resume``).
+        resume: go on in a folder that holds a run with the same configuration. Without it, a folder that holds
+            a run is refused: nothing that was computed is ever overwritten.
+
+    Raises:
+        UsageError: the folder holds a run, or a run with another configuration.
+    """
+
+    def __init__(self, path: str | Path, config: Config, *, resume: bool = False) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        values = config.model_dump(mode="json", exclude={"resume"})
+        stored = self.path / "config.yaml"
+        if stored.is_file():
+            if not resume:
+                raise UsageError(f"out={str(path)!r} holds a run already; give another out=..., or delete the folder")
+            if changed := _changed(yaml.safe_load(stored.read_text(encoding="utf-8")), values):
+                raise UsageError(
+                    f"out={str(path)!r} holds a run with another configuration ({', '.join(changed)} differ); "
+                    "give another out=..., or delete the folder"
+                )
+        with atomic(stored) as temporary:
+            temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+    @property
+    def trajectories(self) -> Path:
+        return self.path / "trajectories.jsonl"
+
+    def eval_file(self, name: str) -> Path:
+        return self.path / "eval" / f"{name}.jsonl"
+
+    def checkpoint(self, name: str) -> Path:
+        return self.path / "checkpoints" / name
+
+    def log(self, phase: str, step: int, values: Mapping[str, Value]) -> None:
+        """Append one row of metrics; NaN becomes ``null``."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **clean}) + "\n")
+
+
+    def keep_metrics(self, keep: Callable[[str, int], bool]) -> None:
+        """Drop rows of ``metrics.jsonl`` that a resumed run will write again.
+
+        Args:
+            keep: from phase and step to whether the row stays.
+        """
+        path = self.path / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if keep(str(row["phase"]), int(str(row["step"])))]
+        with atomic(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def read_metrics(path: Path) -> list[dict[str, Value]]:
+    """All complete rows of a ``metrics.jsonl``."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _changed(old: object, new: object, prefix: str = "") -> list[str]:
+    """Dotted names of what differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [name for key in keys for name in _changed(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))]
+    return [] if old == new else [prefix]

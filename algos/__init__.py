@@ -1,0 +1,1 @@
+"""How the policy learns: models, batches, scores, advantages, losses, collectors and trainers."""

@@ -1,0 +1,250 @@
+"""What can be set about training. The defaults here are the defaults; YAML files hold only what differs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from agents.base import Sampling
+from algos.advantages import ADVANTAGES
+from retool_env.config import Config, EnvConfig, ProblemsConfig
+from retool_env.errors import did_you_mean
+from retool_env.sources.traces import TracePhase
+
+__all__ = [
+    "AlgoConfig",
+    "DemoConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PeriodicEvalConfig",
+    "RolloutConfig",
+    "SftConfig",
+    "TinyModelConfig",
+    "TracesConfig",
+    "TrainConfig",
+]
+
+
+class OptimConfig(Config):
+    """AdamW.
+
+    Attributes:
+        lr: learning rate.
+        betas: of the two moments.
+        weight_decay: decoupled.
+        max_grad_norm: gradients are scaled down to this norm.
+    """
+
+    lr: PositiveFloat = 3e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class TinyModelConfig(Config):
+    """Shape of the tiny model that is made from random weights.
+
+    Attributes:
+        hidden_size: width.
+        intermediate_size: width of the MLP.
+        num_layers: decoder layers.
+        num_heads: attention heads.
+        num_kv_heads: key/value heads.
+        max_positions: longest context.
+        rope_theta: base of the rotary embedding; small, because contexts are short.
+    """
+
+    hidden_size: PositiveInt = 128
+    intermediate_size: PositiveInt = 352
+    num_layers: PositiveInt = 3
+    num_heads: PositiveInt = 4
+    num_kv_heads: PositiveInt = 2
+    max_positions: PositiveInt = 1024
+    rope_theta: PositiveFloat = 500.0
+
+
+class ModelConfig(Config):
+    """The policy.
+
+    Attributes:
+        path: checkpoint folder in Hugging Face format; ``null`` for a new tiny model with random weights.
+        tiny: shape of the new model.
+    """
+
+    path: str | None = None
+    tiny: TinyModelConfig = TinyModelConfig()
+
+
+class PeriodicEvalConfig(Config):
+    """Evaluation during training, on problems that are never trained on.
+
+    Attributes:
+        every: steps between two evaluations; step 0 and the end are evaluated too. 0 for never.
+        problems: what is asked.
+        num_slots: episodes in flight.
+        greedy: at the end, also evaluate with temperature 0.
+    """
+
+    every: NonNegativeInt = 10
+    problems: ProblemsConfig = ProblemsConfig(split="heldout", size=500)
+    num_slots: PositiveInt = 250
+    greedy: bool = True
+
+
+class TracesConfig(Config):
+    """Synthetic cold-start traces (see ``retool_env.sources.traces``).
+
+    Attributes:
+        num: how many.
+        phases: mixtures, one after the other.
+        families: weights of the problem families; ``null`` for equal ones.
+    """
+
+    num: PositiveInt = 44_000
+    phases: tuple[TracePhase, ...] = (
+        TracePhase(share=0.85, tool_easy=0.35, tool_hard=0.82),
+        TracePhase(share=0.15, tool_easy=0.15, tool_hard=0.12),
+    )
+    families: dict[str, float] | None = None
+
+
+class SftConfig(Config):
+    """``retool sft``.
+
+    Attributes:
+        out: run folder.
+        seed: of weights, data and order.
+        threads: of torch; ``null`` for all cores.
+        deterministic: same seed, same bits.
+        model: what is trained.
+        traces: what it is trained on.
+        batch_tokens: tokens of one optimizer step, padding included.
+        window: traces within which rows are sorted by length and shuffled.
+        warmup_steps: of the learning rate.
+        lr_floor: share of the learning rate that is left at the end.
+        optim: the optimizer.
+        eval: evaluation at the end; ``eval.every`` counts optimizer steps.
+        env: the environment whose episodes the traces are.
+    """
+
+    out: str = "runs/sft"
+    seed: int = 0
+    threads: PositiveInt | None = None
+    deterministic: bool = True
+    model: ModelConfig = ModelConfig()
+    traces: TracesConfig = TracesConfig()
+    batch_tokens: PositiveInt = 1024
+    window: PositiveInt = 512
+    warmup_steps: NonNegativeInt = 50
+    lr_floor: float = Field(default=0.1, ge=0, le=1)
+    optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
+    eval: PeriodicEvalConfig = PeriodicEvalConfig(every=0)
+    env: EnvConfig = EnvConfig()
+
+
+class AlgoConfig(Config):
+    """Group Relative Policy Optimization and its relatives.
+
+    Attributes:
+        advantage: ``grpo``, ``dr_grpo`` or ``rloo``.
+        steps: training steps; each collects, trains and raises the policy version by one.
+        prompts_per_step: problems of one step.
+        group_size: samples per problem.
+        updates_per_step: optimizer steps on the samples of one step.
+        clip_low: lower clip distance of the ratio.
+        clip_high: upper clip distance.
+        micro_batch_tokens: tokens of one forward pass, padding included.
+        mask_tool_tokens: off: train on the interpreter's tokens too (an ablation that collapses).
+    """
+
+    advantage: str = "grpo"
+    steps: PositiveInt = 100
+    prompts_per_step: PositiveInt = 20
+    group_size: PositiveInt = 8
+    updates_per_step: PositiveInt = 1
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.28
+    micro_batch_tokens: PositiveInt = 4096
+    mask_tool_tokens: bool = True
+
+    @field_validator("advantage")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ADVANTAGES:
+            raise ValueError(f"unknown{did_you_mean(name, ADVANTAGES)}")
+        return name
+
+    @property
+    def tickets_per_step(self) -> int:
+        return self.prompts_per_step * self.group_size
+
+
+class RolloutConfig(Config):
+    """How trajectories are made.
+
+    Attributes:
+        collector: ``torchrl`` runs environments in threads; ``plain`` is a loop in this thread (the oracle).
+        num_slots: episodes in flight; ``null`` for all of a step.
+        staleness: how many versions older than its step the policy of a sample may be; 0 is on-policy.
+        sampling: how.
+    """
+
+    collector: Literal["torchrl", "plain"] = "torchrl"
+    num_slots: PositiveInt | None = None
+    staleness: NonNegativeInt = 0
+    sampling: Sampling = Sampling()
+
+
+class TrainConfig(Config):
+    """``retool train``.
+
+    Attributes:
+        out: run folder.
+        seed: of problems, sampling and sandbox.
+        threads: of torch; ``null`` for all cores.
+        deterministic: same seed, same bits.
+        resume: go on from the last checkpoint in ``out``.
+        save_every: steps between checkpoints; the last step is always saved. 0 for only that one.
+        log_trajectories: episodes of each step that are written to the run folder.
+        model: the policy to start from.
+        problems: what is asked.
+        algo: how it learns.
+        rollout: how it is sampled from.
+        optim: the optimizer.
+        eval: evaluation during training.
+        env: the environment.
+    """
+
+    out: str = "runs/train"
+    seed: int = 0
+    threads: PositiveInt | None = None
+    deterministic: bool = True
+    resume: bool = False
+    save_every: NonNegativeInt = 20
+    log_trajectories: NonNegativeInt = 8
+    model: ModelConfig = ModelConfig()
+    problems: ProblemsConfig = ProblemsConfig()
+    algo: AlgoConfig = AlgoConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    optim: OptimConfig = OptimConfig()
+    eval: PeriodicEvalConfig = PeriodicEvalConfig()
+    env: EnvConfig = EnvConfig()
+
+
+class DemoConfig(Config):
+    """``retool demo``: the stages of the main job.
+
+    Attributes:
+        out: run folder; finished stages are not run again.
+        seed: of all stages.
+        sft: the cold start.
+        grpo: reinforcement learning with the reward of the paper.
+        strategic: the same from the same start, with a price on tool calls.
+    """
+
+    out: str = "runs/demo"
+    seed: int = 0
+    sft: SftConfig = SftConfig()
+    grpo: TrainConfig = TrainConfig()
+    strategic: TrainConfig = TrainConfig()

@@ -1,0 +1,71 @@
+"""One place that every number of a run goes through: ``metrics.jsonl``, TensorBoard and the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.run_folder import RunFolder
+
+__all__ = ["RunLogger"]
+
+
+class RunLogger:
+    """Writes metrics of a run and shows its progress.
+
+    Args:
+        run: where the files go.
+        total: steps of the bar.
+        label: name of the bar.
+    """
+
+    def __init__(self, run: RunFolder, *, total: int, label: str) -> None:
+        self.run = run
+        self.console = Console(soft_wrap=True)
+        self._board = SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._bar = self._progress.add_task(label, total=total, note="")
+
+    def __enter__(self) -> RunLogger:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+    def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
+        """One row of numbers."""
+        self.run.log(phase, step, metrics)
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self._board.add_scalar(f"{phase}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def advance(self, step: int, note: str) -> None:
+        """Move the bar to ``step``."""
+        self._progress.update(self._bar, completed=step, note=note)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self.console.print(text, highlight=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.run.path

@@ -1,0 +1,68 @@
+"""Numbers of a training step, computed from its trajectories; names follow verl where it has one.
+
+``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. A family that did not occur
+in a step has no entry: an absent number is never 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+from agents.stats import summarise
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.trajectory import Trajectory
+
+__all__ = ["eval_metrics", "rollout_metrics"]
+
+Metrics = dict[str, float]
+
+
+def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
+    """Reward, accuracy, tool use, lengths and outcomes of the episodes of one step."""
+    scored = [t for t in trajectories if t.scored]
+    metrics: Metrics = {
+        **_mean("reward/mean", scored, lambda t: t.record.reward or 0.0),
+        **_mean("accuracy/mean", scored, lambda t: float(t.record.correct)),
+        **_mean("num_tool_calls/mean", scored, lambda t: t.record.num_tool_calls),
+        **_mean("num_turns/mean", scored, lambda t: 1 + len(t.transcript.spans) - 1),
+        **_mean("response_length/mean", scored, lambda t: t.record.num_action_tokens),
+        **_mean("answered/mean", scored, lambda t: float(t.record.outcome is Outcome.ANSWERED)),
+        "num_failed": float(len(trajectories) - len(scored)),
+    }
+    for part in {p.name for t in scored for p in t.record.reward_parts}:
+        metrics |= _mean(f"reward/{part}", scored, lambda t, part=part: _part(t, part))
+    for family in sorted({t.record.problem.family for t in scored} - {""}):
+        members = [t for t in scored if t.record.problem.family == family]
+        metrics |= _mean(f"accuracy/{family}", members, lambda t: float(t.record.correct))
+        metrics |= _mean(f"tool_rate/{family}", members, lambda t: float(t.record.num_tool_calls > 0))
+    return metrics | _shares("outcome", Outcome, (t.record.outcome for t in trajectories)) | _call_shares(scored)
+
+
+def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
+    """Accuracy and tool rate, overall and by family, under ``eval/``."""
+    metrics: Metrics = {}
+    for summary in summarise(trajectories):
+        suffix = f"/{summary.family}" if summary.family else ""
+        metrics[f"eval/accuracy{suffix}"] = summary.accuracy.mean
+        metrics[f"eval/tool_rate{suffix}"] = summary.tool_rate.mean
+    return metrics
+
+
+def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> Metrics:
+    return {name: fmean(value(row) for row in rows)} if rows else {}
+
+
+def _part(trajectory: Trajectory, name: str) -> float:
+    return next((p.weighted or 0.0 for p in trajectory.record.reward_parts if p.name == name), 0.0)
+
+
+def _call_shares(trajectories: Sequence[Trajectory]) -> Metrics:
+    return _shares("tool_status", ToolStatus, (call.status for t in trajectories for call in t.record.calls))
+
+
+def _shares(prefix: str, kinds: Iterable[str], values: Iterable[str]) -> Metrics:
+    counts = Counter(values)
+    total = sum(counts.values())
+    return {f"{prefix}/{kind}": counts[kind] / total for kind in kinds} if total else {}

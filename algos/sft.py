@@ -1,0 +1,151 @@
+"""The cold start: supervised training on recorded conversations, loss on the policy's tokens only.
+
+Samples come from driving an episode (``retool_env.recorded``), so their ids, masks and observations are those of a
+rollout. Order is kept apart from small windows within which rows of similar length share a batch: the phases of the
+recordings are a curriculum.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from transformers import PreTrainedModel
+
+from agents.embedded import EmbeddedAgent
+from agents.loading import check_context, load_model, save_checkpoint, setup_torch
+from agents.run_folder import RunFolder
+from algos.batch import Sample, micro_batches
+from algos.config import SftConfig
+from algos.logger import RunLogger
+from algos.scorer import Scorer
+from algos.tiny import make_tiny
+from algos.train import evaluate, make_optimizer
+from retool_env.config import EnvConfig
+from retool_env.dialects import make_dialect
+from retool_env.episode import Episode
+from retool_env.recorded import replay
+from retool_env.seeding import derive
+from retool_env.sources.traces import arithmetic_traces
+from retool_env.tokenizer import load_tokenizer
+
+__all__ = ["cosine", "sample_of", "sft", "sft_batches", "sft_step"]
+
+LOG_EVERY = 50
+
+
+def sft(config: SftConfig) -> Path:
+    """Run ``retool sft``; returns the folder of the checkpoint.
+
+    Raises:
+        UsageError: a file or value that cannot work; nothing has been trained then.
+    """
+    setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
+    run = RunFolder(config.out, config)
+    start = config.model.path
+    if start is None:
+        start = str(run.checkpoint("random"))
+        make_tiny(Path(start), config.model.tiny, seed=config.seed)
+    model = load_model(start)
+    env = config.env.model_copy(update={"tokenizer": start})
+    check_context(model, env)
+    with RunLogger(run, total=config.traces.num, label="sft") as logger:
+        _loop(config, env, model, logger)
+        save_checkpoint(run.checkpoint("final"), model, start)
+        if config.eval.problems.size:
+            agent = EmbeddedAgent(model, load_tokenizer(start))
+            evaluate(agent, env, config.eval, logger, step=config.traces.num, final=True)
+    return run.checkpoint("final")
+
+
+def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> None:
+    optimizer = make_optimizer(model, config.optim)
+    scorer = Scorer(model)
+    agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
+    batches = sft_batches(
+        trace_samples(config, env), max_tokens=config.batch_tokens, window=config.window, seed=config.seed
+    )
+    model.train()
+    begun, seen, losses = time.perf_counter(), 0, []
+    for step, batch in enumerate(batches):
+        progress = seen / config.traces.num
+        factor = cosine(progress, step, warmup_steps=config.warmup_steps, floor=config.lr_floor)
+        optimizer.param_groups[0]["lr"] = config.optim.lr * factor
+        losses.append(sft_step(scorer, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
+        seen += len(batch)
+        logger.advance(seen, f"loss {losses[-1]:.3f}")
+        if (step + 1) % LOG_EVERY == 0:
+            row = {"loss": sum(losses) / len(losses), "lr": config.optim.lr * factor, "traces": float(seen)}
+            logger.log("train", step + 1, row | {"time/elapsed_s": time.perf_counter() - begun})
+            losses = []
+        if config.eval.every and (step + 1) % config.eval.every == 0:
+            agent.set_version(step + 1)
+            evaluate(agent, env, config.eval, logger, step=step + 1)
+
+
+def trace_samples(config: SftConfig, env: EnvConfig) -> Iterator[Sample]:
+    """The cold-start traces as training samples, in order."""
+    dialect = make_dialect(env.dialect, instructions=env.instructions)
+    tokenizer = load_tokenizer(env.tokenizer)
+    traces = config.traces
+    recordings = arithmetic_traces(traces.num, seed=config.seed, phases=traces.phases, families=traces.families)
+    for number, recording in enumerate(recordings):
+        episode = replay(recording, dialect=dialect, tokenizer=tokenizer, limits=env.episode_limits)
+        yield sample_of(episode, order=number)
+
+
+def sample_of(episode: Episode, order: int = 0) -> Sample:
+    """A training sample of everything the assistant wrote in the episode."""
+    return Sample(
+        token_ids=np.array(episode.token_ids, dtype=np.int64),
+        trained=np.array(episode.action_mask, dtype=np.bool_),
+        behaviour_logprobs=np.full(len(episode.token_ids), np.nan, dtype=np.float32),
+        order=order,
+    )
+
+
+def sft_batches(samples: Iterable[Sample], *, max_tokens: int, window: int, seed: int) -> Iterator[TensorDict]:
+    """Batches of about ``max_tokens`` tokens, sorted by length and shuffled within windows of ``window`` samples.
+
+    Each batch is one optimizer step; its weights are the token mean of the batch.
+    """
+    rows: list[Sample] = []
+    number = 0
+    for sample in samples:
+        rows.append(sample)
+        if len(rows) == window:
+            yield from _shuffled(rows, max_tokens, derive(seed, "window", number))
+            rows, number = [], number + 1
+    if rows:
+        yield from _shuffled(rows, max_tokens, derive(seed, "window", number))
+
+
+def _shuffled(rows: list[Sample], max_tokens: int, seed: int) -> list[TensorDict]:
+    batches = micro_batches(rows, max_tokens=max_tokens, weight=1.0)
+    for batch in batches:
+        batch["weights"] = batch["weights"] / batch["trained"].sum().clamp_min(1)
+    random.Random(seed).shuffle(batches)
+    return batches
+
+
+def sft_step(scorer: Scorer, optimizer: torch.optim.Optimizer, batch: TensorDict, *, max_grad_norm: float) -> float:
+    """One optimizer step; returns the mean negative log-likelihood per trained token."""
+    logprobs, _ = scorer(batch["token_ids"], batch["trained"])
+    loss = -(logprobs * batch["weights"][batch["trained"]]).sum()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(scorer.parameters(), max_grad_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def cosine(progress: float, step: int, *, warmup_steps: int, floor: float) -> float:
+    """Learning-rate factor: linear warm-up times a cosine from 1 to ``floor`` over ``progress`` in [0, 1]."""
+    warm = min(1.0, (step + 1) / max(1, warmup_steps))
+    return warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

@@ -1,0 +1,168 @@
+"""The console command ``retool``.
+
+Commands are a table of import strings, so that ``retool --help`` imports nothing of them and no layer is broken: this
+module is in the lowest package and never imports the others by name. Arguments are Hydra overrides (``key=value``);
+flags that the founding guides show are aliases of keys, from one table.
+
+Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from retool_env.errors import UsageError, did_you_mean
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``."""
+
+    summary: str
+    config: str
+    run: str
+    examples: tuple[tuple[str, str], ...]
+
+
+COMMANDS = {
+    "demo": Command(
+        summary="teach a tiny model when to call Python, on two CPU cores, and show how it went",
+        config="algos.config:DemoConfig",
+        run="algos.demo:demo",
+        examples=(
+            ("retool demo", "the whole job; ends with runs/demo/report.html"),
+            ("retool demo seed=1 out=runs/demo-1", "again, with other random numbers"),
+        ),
+    ),
+    "sft": Command(
+        summary="cold start: supervised training on recorded tool-use conversations",
+        config="algos.config:SftConfig",
+        run="algos.sft:sft",
+        examples=(
+            ("retool sft experiment=tiny_sft out=runs/sft", "a tiny model from random weights"),
+            ("retool sft experiment=tiny_sft traces.num=5000", "fewer traces"),
+        ),
+    ),
+    "train": Command(
+        summary="reinforcement learning from a checkpoint",
+        config="algos.config:TrainConfig",
+        run="algos.train:train",
+        examples=(
+            ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
+            ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
+            ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
+            ("retool train -m experiment=tiny_grpo model.path=... seed=0,1,2", "a sweep"),
+        ),
+    ),
+    "eval": Command(
+        summary="play problems once or more and report accuracy with intervals",
+        config="agents.config:EvalConfig",
+        run="agents.evaluate:evaluate_agent",
+        examples=(
+            ("retool eval agent.path=CHECKPOINT problems.split=heldout problems.size=500", "a checkpoint"),
+            ("retool eval agent=oracle problems=gsm8k problems.path=test.jsonl", "check data, sandbox and verifier"),
+        ),
+    ),
+}
+
+# Flags of the founding guides, as aliases of keys. A flag means the same key in every command that has it.
+ALIASES = {
+    "--max_samples": "problems.size",
+    "--max-samples": "problems.size",
+    "--agent": "agent.name",
+    "--samples": "samples",
+    "--model_path": "model.path",
+    "--output_dir": "out",
+    "--seed": "seed",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UsageError as error:
+        print(f"retool: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("retool: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        import retool_env
+
+        print(retool_env.__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
+    if any(argument in ("-h", "--help") for argument in rest):
+        from retool_env.cli_help import command_help
+
+        print(command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES))
+        return 0
+    return _run(name, _overrides(rest))
+
+
+def _run(name: str, overrides: list[str]) -> int:
+    from retool_env.compose import compose, sweep
+
+    command = COMMANDS[name]
+    kind = _load(command.config)
+    if "-m" in overrides or "--multirun" in overrides:
+        sweep(name, kind, overrides, lambda config: _load(command.run)(config))
+    else:
+        config = compose(name, kind, overrides)
+        _load(command.run)(config)
+    return 0
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    """Aliases turned into ``key=value``; everything else as it is."""
+    overrides: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        flag, equals, value = argument.partition("=")
+        if argument in ("-m", "--multirun") or not argument.startswith("-"):
+            overrides.append(argument)
+        elif flag not in ALIASES:
+            raise UsageError(f"unknown flag {flag!r}{did_you_mean(flag, ALIASES)}; settings are written key=value")
+        elif not equals and not queue:
+            raise UsageError(f"{flag} needs a value")
+        else:
+            overrides.append(f"{ALIASES[flag]}={value if equals else queue.pop(0)}")
+    return overrides
+
+
+def _load(target: str) -> Callable[..., Any]:
+    module, _, attribute = target.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return loaded
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "retool: teach language models when and how to run code while they solve maths problems\n\n"
+        "usage: retool COMMAND [key=value ...]\n\n"
+        f"commands:\n{rows}\n\n"
+        "`retool COMMAND --help` lists every setting with its default. Start with: retool demo"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

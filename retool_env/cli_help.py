@@ -1,0 +1,61 @@
+"""``retool COMMAND --help``: every setting, its default and what it means, read from the configuration classes.
+
+A setting is documented once, in the ``Attributes:`` section of its class; this module only lays it out.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["command_help"]
+
+_ENTRY = re.compile(r"^(\w+): (.*(?:\n {4,}.*)*)", re.MULTILINE)
+WIDTH = 110
+
+
+def command_help(
+    name: str, summary: str, examples: Sequence[tuple[str, str]], config: Any, aliases: Mapping[str, str]
+) -> str:
+    """The help page of a command whose configuration class is ``config``."""
+    lines = [f"retool {name}: {summary}", "", f"usage: retool {name} [key=value ...] [-m for a sweep]", "", "examples:"]
+    for command, meaning in examples:
+        lines += [f"  {command}", f"      {meaning}"]
+    lines += ["", "settings (with defaults; `experiment=NAME` loads a recipe from configs/experiment first):"]
+    lines += _settings(config, "")
+    keys = {line.split(" = ")[0].strip() for line in lines}
+    flags = [f"  {flag} VALUE  is  {key}=VALUE" for flag, key in aliases.items() if key in keys]
+    return "\n".join([*lines, "", "flags:", *flags] if flags else lines)
+
+
+def _settings(config: type[BaseModel], prefix: str) -> Iterator[str]:
+    meanings = _meanings(config)
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield f"\n  {prefix}{name}: {meanings.get(name, '')}".rstrip()
+            yield from _settings(kind, f"{prefix}{name}.")
+            continue
+        yield f"  {prefix}{name} = {_show(field.default)}"
+        if meaning := meanings.get(name):
+            yield textwrap.fill(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _meanings(config: type[BaseModel]) -> dict[str, str]:
+    """The ``Attributes:`` section of the class, without its markup."""
+    _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
+    entries = _ENTRY.findall(textwrap.dedent(section))
+    return {name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "") for name, text in entries}
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_show, value))}]"
+    if isinstance(value, BaseModel):
+        return "{" + ", ".join(f"{k}: {_show(v)}" for k, v in value) + "}"
+    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else str(value)

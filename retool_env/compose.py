@@ -1,0 +1,120 @@
+"""From the command line to a checked configuration, by Hydra.
+
+The schema and all defaults are the pydantic classes; ``configs/COMMAND.yaml`` and the recipes in
+``configs/experiment/`` hold only what differs. Hydra composes and applies overrides, pydantic checks the result. What
+either says about a mistake becomes one line that names key, value and fix.
+
+``configs/`` lies beside the packages in a checkout and inside ``retool_env`` in a wheel; both are looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from retool_env.config import Config, check_config
+from retool_env.errors import UsageError, did_you_mean
+
+__all__ = ["compose", "config_folder", "sweep"]
+
+C = TypeVar("C", bound=Config)
+
+
+def config_folder() -> Path:
+    """Where the YAML files are."""
+    package = Path(__file__).resolve().parent
+    found = [folder for folder in (package.parent / "configs", package / "configs") if (folder / "train.yaml").is_file()]
+    assert found, f"no configs/ beside or inside {package}"
+    return found[0]
+
+
+def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
+    """The configuration of command ``name``.
+
+    Raises:
+        UsageError: an unknown key, recipe or value.
+    """
+    _store_schema(name, kind)
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra.compose(name, overrides=list(_short_forms(kind, overrides)))
+            return check_config(kind, _plain(composed))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error, kind)) from error
+
+
+def sweep(name: str, kind: type[C], overrides: Sequence[str], run: Callable[[C], Any]) -> None:
+    """``-m``: every combination of comma-separated values, through Hydra's launchers.
+
+    Each job's ``out`` is its own folder of the sweep unless ``out`` was set.
+    """
+    import sys
+
+    _store_schema(name, kind)
+    own_out = any(override.startswith("out=") for override in overrides)
+
+    def job(composed: DictConfig) -> Any:
+        values = _plain(composed)
+        if not own_out:
+            values["out"] = HydraConfig.get().runtime.output_dir
+        return run(check_config(kind, values))
+
+    decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(job)
+    sys.argv = ["retool", *_short_forms(kind, overrides)]
+    decorated()
+
+
+def _store_schema(name: str, kind: type[Config]) -> None:
+    store = ConfigStore.instance()
+    store.store(name=f"{name}_schema", node=kind().model_dump(mode="json"))
+    if name == "demo":
+        for stage, field in kind.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+                store.store(group="schema", name=stage, node=field.annotation().model_dump(mode="json"))
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
+    """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it."""
+    named = {
+        section
+        for section, field in kind.model_fields.items()
+        if isinstance(field.annotation, type)
+        and issubclass(field.annotation, Config)
+        and "name" in field.annotation.model_fields
+    }
+    return [re.sub(r"^(\w+)=", r"\1.name=", o) if o.partition("=")[0] in named else o for o in overrides]
+
+
+def _explain(error: Exception, kind: type[Config]) -> str:
+    text = str(error.__cause__ or error)
+    if match := re.search(r"Could not override '([^']+)'", str(error)):
+        key = match[1]
+        return f"unknown config key {key!r}{did_you_mean(key, _keys(kind, ''))}"
+    if match := re.search(r"Could not find '([^']+)'", str(error)):
+        recipes = [path.stem for path in sorted((config_folder() / "experiment").glob("*.yaml"))]
+        return f"no recipe {match[1]!r}; known: {', '.join(recipes)}"
+    return "config: " + " ".join(text.split())
+
+
+def _keys(kind: type[Config], prefix: str) -> list[str]:
+    keys = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        nested = isinstance(inner, type) and issubclass(inner, Config)
+        keys += _keys(inner, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return keys

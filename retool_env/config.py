@@ -1,0 +1,123 @@
+"""What can be set about problems and environment: the same names in ``gymnasium.make``, in YAML and on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from retool_env.episode import EpisodeLimits
+from retool_env.errors import UsageError, did_you_mean
+from retool_env.sandbox.base import Limits, Mode
+from retool_env.sources import Split
+from retool_env.tools import Traceback
+
+__all__ = ["Config", "EnvConfig", "ProblemsConfig", "check_config"]
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, and a key that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
+    """``kind(**values)``, with the first mistake told in one line.
+
+    Args:
+        where: dotted prefix of the keys in the message (``env``).
+
+    Raises:
+        UsageError: names the key, the value and what was expected.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        key = ".".join([where, *path] if where else path)
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"unknown key {key!r}{did_you_mean(path[-1], _fields(kind, path[:-1]))}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        value = f"{key}={first['input']!r}: " if path and first["type"] != "missing" else f"{key}: " if path else ""
+        raise UsageError(f"{value}{message[:1].lower()}{message[1:]}") from error
+
+
+def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
+    for name in path:
+        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        kind = inner
+    return list(kind.model_fields)
+
+
+class ProblemsConfig(Config):
+    """Where problems come from (see ``retool_env.sources.open_source``)."""
+
+    name: str = "arithmetic"
+    path: str | None = None
+    split: Split = "train"
+    seed: int = 0
+    size: PositiveInt | None = None
+    families: dict[str, float] | None = None
+
+
+class EnvConfig(Config):
+    """The environment.
+
+    Attributes:
+        dialect: how calls are written.
+        instructions: put the dialect's instructions in front of the question.
+        tokenizer: ``bytes``, or a folder with a ``tokenizer.json``.
+        sandbox: who runs the programs; ``fork`` is the local one.
+        interpreter_mode: ``notebook`` echoes a last expression, ``script`` shows only what is printed.
+        traceback: ``full``, or ``short`` for the line that names the exception.
+        reward: part names with weights, or one name.
+        tool_cost: price of a call in the ``strategic`` reward.
+        max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other token limits.
+        cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
+        wall_seconds: wall-clock backstop of one program.
+        memory_mb: memory of one program.
+    """
+
+    dialect: str = "retool"
+    instructions: bool = True
+    tokenizer: str = "bytes"
+    sandbox: Literal["fork"] = "fork"
+    interpreter_mode: Mode = "notebook"
+    traceback: Traceback = "full"
+    reward: dict[str, float] | str = "pm1"
+    tool_cost: float = Field(default=0.5, ge=0.0)
+    max_context_tokens: PositiveInt = 16384
+    max_turn_tokens: PositiveInt = 8192
+    max_tool_rounds: int = Field(default=8, ge=0)
+    max_tool_tokens: PositiveInt = 2048
+    max_invalid_calls: PositiveInt = 3
+    cpu_seconds: PositiveFloat = 5.0
+    wall_seconds: PositiveFloat = 20.0
+    memory_mb: PositiveInt = 512
+
+    @model_validator(mode="after")
+    def _backstop_is_behind_the_limit(self) -> EnvConfig:
+        if self.wall_seconds < self.cpu_seconds:
+            raise ValueError(f"wall_seconds={self.wall_seconds:g} must be at least cpu_seconds={self.cpu_seconds:g}")
+        return self
+
+    @property
+    def episode_limits(self) -> EpisodeLimits:
+        return EpisodeLimits(
+            max_context_tokens=self.max_context_tokens,
+            max_turn_tokens=self.max_turn_tokens,
+            max_tool_rounds=self.max_tool_rounds,
+            max_tool_tokens=self.max_tool_tokens,
+            max_invalid_calls=self.max_invalid_calls,
+        )
+
+    @property
+    def sandbox_limits(self) -> Limits:
+        return Limits(cpu_seconds=self.cpu_seconds, wall_seconds=self.wall_seconds, memory_mb=self.memory_mb)

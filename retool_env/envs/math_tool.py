@@ -1,0 +1,259 @@
+"""``retool/MathTool-v0``: problems, interpreter and verifier as one Gymnasium environment over token ids.
+
+One step is one model turn. The action is the ids the policy sampled, up to and including its stop; the observation
+holds the whole context as ids, so the next prompt is exactly the last prompt, the sampled ids and the tool's ids.
+Everything that decides is in :class:`~retool_env.episode.Episode`; this class does the waiting: it runs the calls,
+asks the verifier and applies the reward.
+
+``step`` does not raise for what a model writes or for a dead sandbox; those become outcomes. ``terminated`` means
+that the policy ended the episode; ``truncated`` that a budget or a failing infrastructure did. The reward of an
+unscored episode is 0.0 with ``observation["scored"] == 0``, because Gymnasium has no "no reward".
+
+Problems come from ``np_random`` in bare Gymnasium use, so ``reset(seed=...)`` fixes the episode; training injects a
+:class:`~retool_env.feeder.Feeder` and a slot instead. Heavy objects are made at the first reset, shared in the
+process, and dropped when the environment is pickled or copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from retool_env.config import EnvConfig, ProblemsConfig, check_config
+from retool_env.dialects import make_dialect
+from retool_env.envs.spaces import TokenSequence
+from retool_env.episode import Episode
+from retool_env.errors import UsageError
+from retool_env.feeder import Feeder, ProblemSource, Ticket
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.problems import Problem
+from retool_env.record import CallRecord, EpisodeRecord
+from retool_env.rewards import make_reward
+from retool_env.sandbox import release, shared_sandbox
+from retool_env.seeding import derive
+from retool_env.sources import open_source
+from retool_env.tokenizer import load_tokenizer
+from retool_env.tools import CodeInterpreter, ToolCall, ToolResult
+from retool_env.verifier import Verdict, verify
+
+__all__ = ["MathToolEnv"]
+
+Observation = dict[str, NDArray[np.int64]]
+_HEAVY = ("_episode", "_ticket", "_tickets", "_interpreter", "_source")
+
+
+class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
+    """Solve a maths problem with a Python interpreter at hand.
+
+    Observation: ``token_ids`` ``[n]`` is the context; ``budget``, ``ticket``, ``turn`` and ``scored`` are ``[1]``:
+    how many ids the next action may have, which episode this is, how many turns were taken, and, at the end, whether
+    the reward counts. Action: sampled ids ``[m]``, ``m <= budget``; an empty action says that the engine failed.
+
+    Args:
+        problems: name of the problem source, or the fields of a :class:`~retool_env.config.ProblemsConfig`.
+        feeder: gives out tickets instead of ``np_random``; ``slot`` of ``num_slots`` says which ones.
+        render_mode: ``"ansi"``: ``render()`` returns the transcript.
+
+    All other keywords are the fields of :class:`~retool_env.config.EnvConfig`; one that does not exist is an error.
+
+    Raises:
+        UsageError: a name, file or limit that cannot work; the message names it.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+
+    def __init__(
+        self,
+        *,
+        problems: Mapping[str, Any] | str = "arithmetic",
+        feeder: Feeder | None = None,
+        slot: int = 0,
+        num_slots: int = 1,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        chosen = {"name": problems} if isinstance(problems, str) else problems
+        self.problems = check_config(ProblemsConfig, chosen, where="problems")
+        self.config = check_config(EnvConfig, settings)
+        self.render_mode = render_mode
+        self.feeder = feeder
+        self.slot, self.num_slots = slot, num_slots
+        self._reward = make_reward(self.config.reward, tool_cost=self.config.tool_cost)
+        self.dialect = make_dialect(self.config.dialect, instructions=self.config.instructions)
+        vocab = load_tokenizer(self.config.tokenizer)
+        length = self.config.max_context_tokens
+        count = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
+        self.observation_space = spaces.Dict(
+            {
+                "token_ids": TokenSequence(vocab.vocab_size, length),
+                "budget": count,
+                "ticket": count,
+                "turn": count,
+                "scored": spaces.Box(0, 1, (1,), np.int64),
+            }
+        )
+        self.action_space = TokenSequence(vocab.vocab_size, length, end_id=vocab.eos_id)
+        self._episode: Episode | None = None
+        self._ticket: Ticket | None = None
+        self._tickets: Iterator[Ticket] | None = None
+        self._interpreter: CodeInterpreter | None = None
+        self._source: ProblemSource | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The running episode."""
+        if self._episode is None:
+            raise UsageError("no episode yet; call reset() first")
+        return self._episode
+
+    @property
+    def ticket(self) -> Ticket:
+        """The ticket of the running episode."""
+        assert self._ticket is not None, "reset() sets it"
+        return self._ticket
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            options: ``{"index": i}`` plays problem ``i`` of the source, ``{"problem": Problem(...)}`` plays that one.
+
+        Raises:
+            UsageError: an unknown option, or a prompt longer than the context.
+        """
+        super().reset(seed=seed)
+        self._ticket = self._next_ticket(options or {})
+        self._episode = Episode(
+            self._ticket.problem,
+            dialect=self.dialect,
+            tokenizer=load_tokenizer(self.config.tokenizer),
+            limits=self.config.episode_limits,
+        )
+        return self._observe(scored=False), {"problem_id": self._ticket.problem.id}
+
+    def step(self, action: NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take one turn; see the class for what comes back."""
+        episode = self.episode
+        if episode.outcome is not None:
+            raise UsageError(f"the episode ended ({episode.outcome}); call reset() before step()")
+        calls = episode.act(np.asarray(action).tolist())
+        if calls:
+            self._run(calls)
+        if episode.outcome is None:
+            return self._observe(scored=False), 0.0, False, False, {}
+        record = self._finish(episode.outcome)
+        reward = record.reward
+        info = {"outcome": str(record.outcome), "reward_parts": {p.name: p.weighted for p in record.reward_parts}}
+        terminated = record.outcome.terminated
+        return self._observe(scored=reward is not None), reward or 0.0, terminated, not terminated, info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The transcript as text."""
+        return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
+
+    def close(self) -> None:
+        """Give the sandbox back."""
+        if self._interpreter is not None:
+            release(self.config.sandbox)
+            self._interpreter = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: None if name in _HEAVY else value for name, value in self.__dict__.items()}
+
+    def _next_ticket(self, options: dict[str, Any]) -> Ticket:
+        if unknown := set(options) - {"index", "problem"}:
+            raise UsageError(f"reset options {sorted(unknown)} are unknown; known: 'index', 'problem'")
+        if self.feeder is not None and not options:
+            if self._tickets is None:
+                self._tickets = self.feeder.slot(self.slot, self.num_slots)
+            return next(self._tickets)
+        if isinstance(problem := options.get("problem"), Problem):
+            return self._make_ticket(0, problem)
+        if self._source is None:
+            self._source = open_source(**self.problems.model_dump())
+        bound = self._source.size or 2**31
+        index = int(options["index"]) if "index" in options else int(self.np_random.integers(bound))
+        if not 0 <= index < bound:
+            raise UsageError(f"reset option index={index}: the source has problems 0..{bound - 1}")
+        return self._make_ticket(index, self._source.problem(index))
+
+    def _make_ticket(self, index: int, problem: Problem) -> Ticket:
+        seed = int(self.np_random.integers(2**31))
+        return Ticket(
+            index=index,
+            group=index,
+            sample=0,
+            problem=problem,
+            sampling_seed=derive(seed, "sampling"),
+            sandbox_seed=derive(seed, "sandbox") % 2**32,
+        )
+
+    def _run(self, calls: tuple[ToolCall, ...]) -> None:
+        if self._interpreter is None:
+            self._interpreter = CodeInterpreter(
+                sandbox=shared_sandbox(self.config.sandbox),
+                limits=self.config.sandbox_limits,
+                mode=self.config.interpreter_mode,
+                traceback=self.config.traceback,
+            )
+        round_seed = derive(self.ticket.sandbox_seed, "round", len(self.episode.rounds))
+        results = [self._interpreter(call, seed=derive(round_seed, "call", k) % 2**32) for k, call in enumerate(calls)]
+        if any(result.status is ToolStatus.OUTAGE for result in results):
+            self.episode.fail(Outcome.SANDBOX_OUTAGE)
+        else:
+            self.episode.observe(results)
+
+    def _finish(self, outcome: Outcome) -> EpisodeRecord:
+        verdict = self._judge(outcome)
+        if verdict is not None and verdict.reason == "outage":
+            outcome = self.episode.outcome = Outcome.VERIFIER_OUTAGE
+            verdict = None
+        record = self._reward.score(
+            EpisodeRecord(
+                problem=self.ticket.problem,
+                outcome=outcome,
+                turns=tuple(self.episode.turn_texts),
+                calls=tuple(_call_record(k, result) for k, row in enumerate(self.episode.rounds) for result in row),
+                verdict=verdict,
+                num_action_tokens=sum(self.episode.action_mask),
+            )
+        )
+        if self.feeder is not None:
+            self.feeder.on_end(self.ticket, self.episode, record)
+        return record
+
+    def _judge(self, outcome: Outcome) -> Verdict | None:
+        if outcome.failed:
+            return None
+        if outcome.truncated:
+            return Verdict(correct=False, answered=False, reason="truncated")
+        return verify(self.episode.final_text, self.ticket.problem.answer)
+
+    def _observe(self, *, scored: bool) -> Observation:
+        episode = self.episode
+        return {
+            "token_ids": np.array(episode.token_ids, dtype=np.int64),
+            "budget": np.array([episode.budget], dtype=np.int64),
+            "ticket": np.array([self.ticket.index], dtype=np.int64),
+            "turn": np.array([episode.turn], dtype=np.int64),
+            "scored": np.array([scored], dtype=np.int64),
+        }
+
+
+def _call_record(turn: int, result: ToolResult) -> CallRecord:
+    return CallRecord(
+        turn=turn,
+        name=result.call.name,
+        code=result.call.code,
+        status=result.status,
+        text=result.text,
+        cpu_seconds=result.cpu_seconds,
+        wall_seconds=result.wall_seconds,
+    )

@@ -1,0 +1,168 @@
+"""One episode as a pure state machine: sampled ids go in; calls to run, ids to append or an outcome come out.
+
+It never waits, opens no socket and imports no engine. ``MathToolEnv.step`` runs the calls and feeds the results back;
+the SFT builder drives the same object with recorded turns. So one code path builds every token sequence of the
+project, and its invariant holds everywhere: the context of turn k+1 is the context of turn k, then exactly the ids
+the policy sampled, then the ids of the tool output. Nothing is ever re-encoded, trimmed or rendered again.
+
+    act(ids) -> calls            the policy sampled ids; run these
+    observe(results)             their output is appended
+    outcome is not None          it ended
+
+Conventions of the token view: an empty action is an engine outage, and an action that ends neither in the
+end-of-turn token nor in a stop string of the dialect is a turn that was cut by length.
+
+Where verl differs: its limit of 8 assistant turns runs at most 7 programs, and the last call is thrown away. Here
+``max_tool_rounds`` counts executed rounds; the last one is executed and may be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retool_env.dialects import Dialect
+from retool_env.errors import UsageError
+from retool_env.outcome import Outcome
+from retool_env.problems import Problem
+from retool_env.tokenizer import Tokenizer
+from retool_env.tools import ToolCall, ToolResult
+from retool_env.transcript import Role, Span
+
+__all__ = ["Episode", "EpisodeLimits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeLimits:
+    """Budgets of one episode.
+
+    Attributes:
+        max_context_tokens: prompt, sampled and tool tokens together; at most what the model can attend to.
+        max_turn_tokens: sampled tokens of one turn.
+        max_tool_rounds: executed rounds of calls; one more assistant turn may follow them.
+        max_tool_tokens: tokens of one tool output; a longer one keeps head and tail, and says so.
+        max_invalid_calls: malformed calls in a row before the episode is given up.
+    """
+
+    max_context_tokens: int = 16384
+    max_turn_tokens: int = 8192
+    max_tool_rounds: int = 8
+    max_tool_tokens: int = 2048
+    max_invalid_calls: int = 3
+
+
+class Episode:
+    """One run of the policy at one problem.
+
+    Raises:
+        UsageError: the prompt leaves no room for an answer.
+    """
+
+    def __init__(self, problem: Problem, *, dialect: Dialect, tokenizer: Tokenizer, limits: EpisodeLimits) -> None:
+        self.problem = problem
+        self.dialect = dialect
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self.token_ids: list[int] = []
+        self.action_mask: list[bool] = []
+        self.spans: list[Span] = []
+        self.turn_texts: list[str] = []
+        self.rounds: list[tuple[ToolResult, ...]] = []  # rounds[k] answers the calls of turn k
+        self.outcome: Outcome | None = None
+        self._pending: tuple[ToolCall, ...] = ()
+        self._invalid_in_a_row = 0
+        prompt = tokenizer.encode_chat(dialect.build_prompt(problem))
+        if len(prompt) >= limits.max_context_tokens:
+            raise UsageError(
+                f"problem {problem.id!r}: its prompt has {len(prompt)} tokens and max_context_tokens is "
+                f"{limits.max_context_tokens}; raise env.max_context_tokens or drop the problem"
+            )
+        self._append("prompt", prompt)
+
+    @property
+    def turn(self) -> int:
+        """Number of assistant turns so far."""
+        return len(self.turn_texts)
+
+    @property
+    def budget(self) -> int:
+        """How many ids the next turn may have; 0 once the episode ended."""
+        room = self.limits.max_context_tokens - len(self.token_ids)
+        return 0 if self.outcome else min(self.limits.max_turn_tokens, room)
+
+    @property
+    def final_text(self) -> str:
+        """What the policy wrote in its last turn: the only text that a maths reward may read."""
+        return self.turn_texts[-1] if self.turn_texts else ""
+
+    def act(self, ids: Sequence[int]) -> tuple[ToolCall, ...]:
+        """Append one sampled turn; returns the calls to run, or ``()`` when the episode ended.
+
+        Raises:
+            UsageError: more ids than the budget, or an id outside of the vocabulary.
+        """
+        assert self.outcome is None and not self._pending, "act() on an episode that waits for results or has ended"
+        if not len(ids):
+            self.outcome = Outcome.ENGINE_OUTAGE
+            return ()
+        self._check(ids)
+        cut_by = Outcome.TURN_TOO_LONG if self.budget == self.limits.max_turn_tokens else Outcome.CONTEXT_FULL
+        ended = ids[-1] == self.tokenizer.eos_id
+        text = self.tokenizer.decode(ids[:-1] if ended else ids)
+        turn = self.dialect.parse(text)
+        self._append("assistant", ids)
+        self.turn_texts.append(text)
+        if not (ended or turn.stopped):
+            self.outcome = cut_by
+        elif not turn.calls:
+            self.outcome = Outcome.ANSWERED if turn.answer else Outcome.NO_ANSWER
+        elif len(self.rounds) >= self.limits.max_tool_rounds:
+            self.outcome = Outcome.MAX_TURNS
+        else:
+            self._pending = turn.calls
+        return self._pending
+
+    def observe(self, results: Sequence[ToolResult]) -> None:
+        """Append the results of the calls that ``act`` returned, in the same order."""
+        assert [result.call for result in results] == list(self._pending), "results must answer the pending calls"
+        self.rounds.append(tuple(results))
+        self._pending = ()
+        self._invalid_in_a_row = self._invalid_in_a_row + 1 if all(r.status.invalid for r in results) else 0
+        if self._invalid_in_a_row >= self.limits.max_invalid_calls:
+            self.outcome = Outcome.INVALID_CALLS
+            return
+        ids = self.tokenizer.encode(self.dialect.render([self._fit(result) for result in results]))
+        if len(self.token_ids) + len(ids) >= self.limits.max_context_tokens:
+            self.outcome = Outcome.CONTEXT_FULL
+            return
+        self._append("tool", ids)
+
+    def fail(self, outcome: Outcome) -> None:
+        """End the episode for a reason outside of the policy."""
+        assert outcome.failed or outcome is Outcome.WALL_TIME, f"{outcome} is not for the outside to say"
+        self._pending = ()
+        self.outcome = outcome
+
+    def _append(self, role: Role, ids: Sequence[int]) -> None:
+        start = len(self.token_ids)
+        self.token_ids += ids
+        self.action_mask += [role == "assistant"] * len(ids)
+        turn = self.turn - 1 if role == "tool" else self.turn  # a result belongs to the turn that called
+        self.spans.append(Span(role=role, turn=turn, start=start, end=len(self.token_ids)))
+
+    def _check(self, ids: Sequence[int]) -> None:
+        if len(ids) > self.budget:
+            raise UsageError(f"action of {len(ids)} ids, but the budget in the observation was {self.budget}")
+        if min(ids) < 0 or max(ids) >= self.tokenizer.vocab_size:
+            raise UsageError(f"action has ids outside of [0, {self.tokenizer.vocab_size}): {min(ids)}..{max(ids)}")
+
+    def _fit(self, result: ToolResult) -> ToolResult:
+        """The result with control tokens disarmed and its text cut to the token limit, head and tail kept."""
+        text = self.tokenizer.escape(result.text)
+        ids = self.tokenizer.encode(text)
+        limit = self.limits.max_tool_tokens
+        if len(ids) > limit:
+            head, tail = ids[: limit - limit // 2], ids[len(ids) - limit // 2 :]
+            marker = f"\n[... {len(ids) - limit} tokens cut ...]\n"
+            text = self.tokenizer.escape(self.tokenizer.decode(head) + marker + self.tokenizer.decode(tail))
+        return ToolResult(call=result.call, status=result.status, text=text)

@@ -1,0 +1,82 @@
+"""What an environment knows about a finished episode: everything but the log-probabilities.
+
+Rewards read this. A :class:`~retool_env.trajectory.Trajectory` is the same with the policy's side joined to it by the
+recorder; the split exists because ``env.step`` has to return the reward before anyone outside of the environment can
+say what the log-probabilities were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.problems import Problem
+from retool_env.verifier.verdict import Verdict
+
+__all__ = ["CallRecord", "EpisodeRecord", "RewardPart"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRecord:
+    """One tool call: what was run, how it ended, what came back. The seconds are time fields."""
+
+    turn: int
+    name: str
+    code: str
+    status: ToolStatus
+    text: str
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardPart:
+    """One named part of a reward. ``raw`` is ``None`` when the part is unscored, which is never 0."""
+
+    name: str
+    raw: float | None
+    weight: float
+
+    @property
+    def weighted(self) -> float | None:
+        return None if self.raw is None else self.raw * self.weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRecord:
+    """A finished episode, seen from the environment.
+
+    Attributes:
+        problem: what was asked.
+        outcome: how it ended.
+        turns: what the policy wrote, turn by turn.
+        calls: every tool call, malformed ones included.
+        verdict: the verifier's judgement; ``None`` when infrastructure ended the episode.
+        num_action_tokens: tokens the policy sampled.
+        reward_parts: filled in by the reward.
+    """
+
+    problem: Problem
+    outcome: Outcome
+    turns: tuple[str, ...]
+    calls: tuple[CallRecord, ...]
+    verdict: Verdict | None
+    num_action_tokens: int
+    reward_parts: tuple[RewardPart, ...] = ()
+
+    @property
+    def num_tool_calls(self) -> int:
+        """Calls that reached a tool."""
+        return sum(not call.status.invalid for call in self.calls)
+
+    @property
+    def correct(self) -> bool:
+        return self.verdict is not None and self.verdict.correct
+
+    @property
+    def reward(self) -> float | None:
+        """Sum of the weighted parts; ``None`` when any part is unscored or infrastructure ended the episode."""
+        if self.outcome.failed:
+            return None
+        parts = [part.weighted for part in self.reward_parts]
+        return None if None in parts else sum(part for part in parts if part is not None)

@@ -1,0 +1,134 @@
+"""The neutral record of one episode: file format, training input and viewer input.
+
+One line of ``trajectories.jsonl`` is one :class:`Trajectory`. Losses, metrics, the report and re-scoring read this and
+nothing else. In JSON a missing log-probability is ``null``; everything round-trips exactly (float32 log-probabilities
+are written with enough digits).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retool_env.errors import UsageError
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.problems import Problem
+from retool_env.record import CallRecord, EpisodeRecord, RewardPart
+from retool_env.transcript import Span, Transcript
+from retool_env.verifier.verdict import Verdict
+
+__all__ = ["Trajectory", "append_trajectories", "drop_torn_line", "read_trajectories"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One finished episode with the policy's side joined to it.
+
+    Attributes:
+        ticket: number of the episode in its run.
+        group: which samples share a problem and a baseline.
+        sample: number within the group.
+        record: what the environment knows.
+        transcript: ids, mask, log-probabilities, policy versions.
+    """
+
+    ticket: int
+    group: int
+    sample: int
+    record: EpisodeRecord
+    transcript: Transcript
+
+    @property
+    def scored(self) -> bool:
+        return self.record.reward is not None
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        record, transcript = self.record, self.transcript
+        row = {
+            "schema": SCHEMA,
+            "ticket": self.ticket,
+            "group": self.group,
+            "sample": self.sample,
+            "problem": record.problem.model_dump(),
+            "outcome": record.outcome,
+            "reward": record.reward,
+            "reward_parts": [asdict(part) for part in record.reward_parts],
+            "verdict": asdict(record.verdict) if record.verdict else None,
+            "turns": record.turns,
+            "calls": [asdict(call) for call in record.calls],
+            "num_action_tokens": record.num_action_tokens,
+            "token_ids": transcript.token_ids.tolist(),
+            "action_mask": transcript.action_mask.astype(int).tolist(),
+            "logprobs": [None if np.isnan(x) else float(str(x)) for x in transcript.logprobs],
+            "policy_version": transcript.policy_version.tolist(),
+            "spans": [[span.role, span.turn, span.start, span.end] for span in transcript.spans],
+        }
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Trajectory:
+        """The inverse of :meth:`to_json`."""
+        row: dict[str, Any] = json.loads(line)
+        record = EpisodeRecord(
+            problem=Problem.model_validate(row["problem"]),
+            outcome=Outcome(row["outcome"]),
+            turns=tuple(row["turns"]),
+            calls=tuple(CallRecord(**{**call, "status": ToolStatus(call["status"])}) for call in row["calls"]),
+            verdict=Verdict(**row["verdict"]) if row["verdict"] else None,
+            num_action_tokens=row["num_action_tokens"],
+            reward_parts=tuple(RewardPart(**part) for part in row["reward_parts"]),
+        )
+        transcript = Transcript(
+            token_ids=np.array(row["token_ids"], dtype=np.int64),
+            action_mask=np.array(row["action_mask"], dtype=np.bool_),
+            logprobs=np.array([np.nan if x is None else x for x in row["logprobs"]], dtype=np.float32),
+            policy_version=np.array(row["policy_version"], dtype=np.int64),
+            spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
+        )
+        return cls(
+            ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript
+        )
+
+
+def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
+    """Append to a file, one line each, flushed to disk before returning."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(trajectory.to_json() + "\n" for trajectory in trajectories)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off a last line that was not written to its end, so that a run can append to the file again."""
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        complete = file.read().rfind(b"\n") + 1
+        file.truncate(complete)
+
+
+def read_trajectories(path: Path) -> Iterator[Trajectory]:
+    """Every complete line of a file; a last line torn by a kill is left out.
+
+    Raises:
+        UsageError: the file is missing, or a line before the last is not a trajectory.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such trajectory file")
+    # What follows the last newline is "" or the part that was written when the process died.
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield Trajectory.from_json(line)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}:{number}: not a trajectory ({error}); delete the line to go on") from error
