@@ -30,6 +30,7 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
+        """The coordinate of a value."""
         place = value
         if self.log:
             place = math.log10(value) if value > 0 else self.low
@@ -87,7 +88,7 @@ def _tick_text(value: float, step: float) -> str:
 def _log_axis(values: Sequence[float], *, start: float, end: float) -> Axis:
     exponents = [math.log10(value) for value in values if value > 0] or [0.0]
     low, high = math.floor(min(exponents)), math.ceil(max(exponents))
-    high += low == high
+    low -= low == high
     decades = range(low, high + 1, math.ceil((high - low) / 6))
     ticks = [(10.0**k, "10" + str(k).translate(_SUPERSCRIPT)) for k in decades]
     if any(value <= 0 for value in values):

@@ -18,10 +18,11 @@ from agents.report.axes import Axis, Scale, make_axis, show_value, step_axis
 from agents.report.markup import Markup, join, tag
 from agents.report.stages import Point
 
-__all__ = ["LineChart", "Series", "figure", "frame", "line_chart"]
+__all__ = ["LineChart", "Series", "figure", "frame", "line_chart", "spread"]
 
 MAX_BANDS = 200  # places to point at; of more steps than that every other, third, ... one answers
 LABEL_GAP = 13.5
+LABEL_LENGTH = 18  # longer names are cut short; pointing at the line shows them in full
 MARGIN = 80.0  # right of the lines, for their labels; the same for charts side by side
 NUM_COLOURS = 6
 
@@ -44,10 +45,12 @@ class Series:
 
     @property
     def colour(self) -> str:
+        """The class that gives it its colour."""
         return "solo" if self.slot is None else f"c{self.slot % NUM_COLOURS}"
 
     @property
     def drawn(self) -> list[tuple[int, float]]:
+        """The points that have a value."""
         return [(step, value) for step, value in self.points if value is not None]
 
 
@@ -138,7 +141,7 @@ def _line(series: Series, x: Axis, y: Axis, scale: Scale) -> Markup:
         if len(places) > 1:
             parts.append(tag("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places)))
         elif places and not series.strong:
-            parts.append(tag("circle", class_="dot", cx=places[0][0], cy=places[0][1], r=1.5))
+            parts.append(tag("circle", class_="dot", cx=places[0][0], cy=places[0][1], r=2))
     if series.strong:
         parts += [_marker(series, x(step), y(v), f"step {step}, {show_value(v, scale)}") for step, v in series.drawn]
     return tag("g", *parts, class_=f"line {strength} {series.colour}")
@@ -164,15 +167,19 @@ def _shape(slot: int, x: float, y: float) -> str:
 
 
 def _end_labels(series: Sequence[Series], scale: Scale) -> list[tuple[Series, str]]:
-    """Which line is labelled with what: families by name (the strong line, where there is one), a lone line by value."""
+    """Which line is labelled with what: of each slot the strong line with its name, a lone line with its last value."""
     chosen = {one.slot: one for one in sorted(series, key=lambda one: one.strong)}
-    return [(one, show_value(one.drawn[-1][1], scale) if slot is None else one.label) for slot, one in chosen.items()]
+    names = {slot: one.label for slot, one in chosen.items()}
+    short = {
+        slot: name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - 1]}…" for slot, name in names.items()
+    }
+    return [(one, show_value(one.drawn[-1][1], scale) if slot is None else short[slot]) for slot, one in chosen.items()]
 
 
 def _place_labels(labels: Sequence[tuple[Series, str]], x: Axis, y: Axis) -> Markup:
     """Labels next to the line ends, with the line's marker, moved apart where they would overlap."""
     ordered = sorted(labels, key=lambda label: y(label[0].drawn[-1][1]))
-    places = _spread([y(one.drawn[-1][1]) for one, _ in ordered], low=y.end - 6, high=y.start)
+    places = spread([y(one.drawn[-1][1]) for one, _ in ordered], low=y.end - 6, high=y.start)
     parts: list[Markup] = []
     for (one, text), place in zip(ordered, places, strict=True):
         if one.slot is not None:
@@ -182,7 +189,7 @@ def _place_labels(labels: Sequence[tuple[Series, str]], x: Axis, y: Axis) -> Mar
     return join(parts)
 
 
-def _spread(wanted: Sequence[float], *, low: float, high: float) -> list[float]:
+def spread(wanted: Sequence[float], *, low: float, high: float) -> list[float]:
     """Places a label's height apart, as near to the wanted ones (which ascend) as they can be.
 
     Least squares under an order: subtract what each place must be behind the first, pool neighbours that are out of

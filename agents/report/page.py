@@ -22,8 +22,8 @@ __all__ = ["write_report"]
 
 COMMAND = "command"
 ESTIMATES = (
-    "Shares of held-out episodes, with 95 % intervals (Wilson; over problem means where a problem was sampled more than "
-    "once). Tool-call rate: episodes in which at least one program ran."
+    "Shares of held-out episodes, with 95 % intervals (Wilson; over problem means where a problem was sampled more "
+    "than once). Tool-call rate: episodes in which at least one program ran."
 )
 STRATEGIC = (
     "Strategic tool use means calling where it helps and not where it does not: easy problems, which the model can do "
@@ -149,6 +149,6 @@ def _replace(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates have no UTF-8
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -103,9 +103,13 @@ svg .value { font-weight: 600; }
 .bar { fill: var(--c); fill-opacity: .72; }
 .whisker { stroke: var(--ink); stroke-width: 1.3; fill: none; }
 
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 6px 24px; margin: 8px 0; padding: 0; font-size: .85rem; }
-.key { display: inline-block; width: 1.1em; height: 1em; margin-right: .5em; vertical-align: -.12em; }
-.key { background: var(--c); opacity: .72; }
+.legend {
+  list-style: none; display: flex; flex-wrap: wrap; gap: 6px 24px; margin: 8px 0; padding: 0; font-size: .85rem;
+}
+.key {
+  display: inline-block; width: 1.1em; height: 1em; margin-right: .5em; vertical-align: -.12em;
+  background: var(--c); opacity: .72;
+}
 .legend .t { padding: 1px 6px; }
 .shades { display: none; }
 #shade { accent-color: var(--c1); margin: 0 8px 0 0; vertical-align: -1px; }

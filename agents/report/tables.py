@@ -41,7 +41,7 @@ def family_table(stages: Sequence[StageData], families: Sequence[str], easy: Seq
 
 def evaluation_notes(stages: Sequence[StageData]) -> list[str]:
     """What is missing, left out or not comparable."""
-    notes: list[str] = []
+    notes = [] if stages else ["There are no stages."]
     for data in stages:
         for mode in MODES:
             where, summary = f"{data.stage.title}, {mode}", data.summary(mode)

@@ -65,7 +65,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         UsageError: a name, file or limit that cannot work; the message names it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Capture:
         return self._total > STOP_FACTOR * self._limit
 
     def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
         self._total += len(data)
         self._data += data[: STOP_FACTOR * self._limit - len(self._data)]
 

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Literal
 
 __all__ = ["Privilege", "become_reaper", "close_inherited", "confine", "limit", "probe_privilege"]
@@ -72,10 +73,10 @@ def _works(privilege: Privilege, base: str) -> bool:
     if pid == 0:
         with contextlib.suppress(OSError):
             _drop(privilege)
-            os.stat(base)
-            for folder in filter(os.path.isdir, sys.path):
-                os.listdir(folder)
-            os.stat(os.__file__)
+            Path(base).stat()
+            for folder in filter(Path.is_dir, map(Path, sys.path)):
+                list(folder.iterdir())
+            Path(os.__file__).stat()
             os._exit(0)
         os._exit(1)
     return os.waitpid(pid, 0)[1] == 0
@@ -101,8 +102,7 @@ def _task_limit(privilege: Privilege) -> int:
     """A throwaway user has only the program's own tasks; any other one counts against everything it already runs."""
     if privilege != "same":
         return _MAX_TASKS
-    with open("/proc/loadavg", encoding="ascii") as file:
-        return int(file.read().split()[3].partition("/")[2]) + _MAX_TASKS
+    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2]) + _MAX_TASKS
 
 
 def close_inherited(first: int) -> None:

@@ -17,6 +17,7 @@ import select
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from retool_env.errors import SandboxError
 from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus
@@ -42,14 +43,15 @@ class Job:
     stdin: str
     seed: int
 
-    def order(self, scratch: str) -> Order:
+    def order(self, scratch: Path) -> Order:
+        """What the zygote needs to know of it; the texts go by descriptor."""
         return {
             "mode": self.mode,
             "seed": self.seed,
             "cpu_seconds": self.limits.cpu_seconds,
             "wall_seconds": self.limits.wall_seconds,
             "memory_mb": self.limits.memory_mb,
-            "scratch": scratch,
+            "scratch": str(scratch),
         }
 
 

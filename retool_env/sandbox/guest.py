@@ -114,7 +114,7 @@ def _exit_code(stop: SystemExit) -> int:
 
 
 def _execute(program: types.CodeType, last: types.CodeType | None, main: dict[str, Any]) -> None:
-    exec(program, main)  # noqa: S102
+    exec(program, main)
     value = None if last is None else eval(last, main)
     if value is not None:
         _print(value if isinstance(value, str) else repr(value))

@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 __all__ = ["address_space", "children", "cpu_seconds", "kill_group", "oom_kills"]
 
@@ -23,21 +24,19 @@ def cpu_seconds(pid: int) -> float:
 
 def oom_kills() -> int:
     """How often the kernel ran out of memory and killed something, since boot."""
-    with open("/proc/vmstat", encoding="ascii") as file:
-        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def address_space() -> int:
     """Bytes of address space of this process, in the kernel's count that RLIMIT_AS is compared with."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def children() -> list[int]:
     """This process's children, adopted and dead ones included."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            return [int(pid) for pid in file.read().split()]
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except FileNotFoundError:
         # A kernel without CONFIG_PROC_CHILDREN: then only the process groups are killed.
         return []

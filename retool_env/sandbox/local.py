@@ -23,7 +23,8 @@ from typing import NoReturn, Self
 from retool_env.errors import SandboxError, UsageError
 from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus
 from retool_env.sandbox.exchange import Job, execute
-from retool_env.sandbox.process import Image, Keeper, ZygoteGoneError
+from retool_env.sandbox.images import Image
+from retool_env.sandbox.process import Keeper, ZygoteGoneError
 
 __all__ = ["LocalSandbox"]
 

@@ -22,15 +22,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from retool_env.errors import SandboxError
+from retool_env.sandbox.images import Image
 from retool_env.sandbox.scratch import remove_tree
 from retool_env.sandbox.wire import PACKET, Order, Ready
 
-__all__ = ["MARK", "Image", "Keeper", "ZygoteGoneError", "ZygoteProcess"]
-
-Image = Literal["light", "science"]
+__all__ = ["MARK", "Keeper", "ZygoteGoneError", "ZygoteProcess"]
 
 MARK: Final = "RETOOL_SANDBOX"
 """Environment variable that names the zygote's directory: what is left of a dead zygote's family is found by it."""
@@ -49,7 +48,7 @@ class ZygoteGoneError(SandboxError):
     """The zygote ended before it took the order; no program was started."""
 
 
-def _environment(base: str) -> dict[str, str]:
+def _environment(base: Path) -> dict[str, str]:
     """Instead of ``-I``, which would also ignore PYTHONHASHSEED: nothing of the caller's environment is in here,
     but for the path that the interpreter itself may need to start."""
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")}
@@ -57,7 +56,7 @@ def _environment(base: str) -> dict[str, str]:
     return {
         **threads,
         **loader,
-        MARK: base,
+        MARK: str(base),
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": "0",
@@ -93,9 +92,9 @@ class ZygoteProcess:
     """A started zygote. Raises :class:`SandboxError` when it does not come up."""
 
     def __init__(self, *, image: Image, python: str) -> None:
-        self._base = tempfile.mkdtemp(prefix="retool-sandbox-")
+        self._base = Path(tempfile.mkdtemp(prefix="retool-sandbox-"))
         # Programs run under another user id and must get through to their own directory below, but not list this one.
-        os.chmod(self._base, 0o711)
+        self._base.chmod(0o711)
         self._names = itertools.count()
         self.born = time.monotonic()
         self.last_words = ""
@@ -113,7 +112,7 @@ class ZygoteProcess:
         parent = os.pidfd_open(os.getpid())
         try:
             return subprocess.Popen(
-                [python, "-s", "-P", "-B", str(_ZYGOTE), str(far.fileno()), str(parent), image, self._base],
+                [python, "-s", "-P", "-B", str(_ZYGOTE), str(far.fileno()), str(parent), image, str(self._base)],
                 pass_fds=(far.fileno(), parent),
                 env=_environment(self._base),
                 cwd="/",
@@ -139,10 +138,10 @@ class ZygoteProcess:
         if ready["privilege"] == "same" and os.geteuid() == 0:
             _logger.warning("sandboxed programs run as root: this machine does not let them change their user")
 
-    def new_scratch(self) -> str:
+    def new_scratch(self) -> Path:
         """An empty directory for one program; whoever asks for it removes it."""
-        path = os.path.join(self._base, f"run-{next(self._names)}")
-        os.mkdir(path, 0o700)
+        path = self._base / f"run-{next(self._names)}"
+        path.mkdir(0o700)
         return path
 
     def submit(self, order: Order, descriptors: list[int]) -> None:
@@ -214,6 +213,7 @@ class Keeper:
             _logger.warning("a zygote was lost after %.1f s: %s", lived, zygote.last_words)
 
     def close(self) -> None:
+        """End the zygote and start no other one."""
         with self._lock:
             self._closed = True
             if self._zygote is not None:

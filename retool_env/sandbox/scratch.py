@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 __all__ = ["remove_tree"]
 
@@ -48,16 +49,15 @@ def _flatten(top: int, root: str) -> None:
         os.rmdir(folder, dir_fd=top)
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: Path) -> None:
     """Remove ``path`` and everything below it; silent when another process is faster or holds on to a part."""
     with contextlib.suppress(OSError):
         # Nearly every program leaves its directory empty.
-        os.rmdir(path)
+        path.rmdir()
         return
-    parent, root = os.path.split(path)
     with contextlib.suppress(OSError):
-        top = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        top = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _flatten(top, root)
+            _flatten(top, path.name)
         finally:
             os.close(top)

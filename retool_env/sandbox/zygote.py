@@ -14,8 +14,6 @@ carry PDEATHSIG for the case that it is killed itself. Left out: namespaces, whi
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import importlib.util
 import json
 import math
@@ -27,30 +25,26 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from retool_env.sandbox import confine, guest, kernel, scratch, wire
+    from retool_env.sandbox import confine, guest, images, kernel, scratch, wire
     from retool_env.sandbox.wire import Order, Report, Why
 else:
 
     def _neighbour(name: str) -> Any:
-        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
 
-    confine, guest, kernel, scratch, wire = map(_neighbour, ("confine", "guest", "kernel", "scratch", "wire"))
+    confine, guest, images, kernel, scratch, wire = map(
+        _neighbour, ("confine", "guest", "images", "kernel", "scratch", "wire")
+    )
 
 _DESCRIPTORS = 4096
 _FINEST_CHECK = 0.005
-_COMMON = "bisect cmath collections datetime decimal fractions functools heapq itertools math re statistics string"
-_SCIENCE = (
-    "numpy numpy.fft numpy.linalg numpy.polynomial numpy.random sympy scipy scipy.integrate scipy.linalg "
-    "scipy.optimize scipy.sparse scipy.special scipy.stats"
-)
-IMAGES = {"light": _COMMON, "science": f"{_COMMON} {_SCIENCE}"}
 
 
 @dataclass(kw_only=True)
@@ -68,6 +62,7 @@ class Run:
 
     @property
     def deadline(self) -> float:
+        """When the wall clock ends it."""
         return self.start + self.order["wall_seconds"]
 
 
@@ -273,21 +268,8 @@ def _fault(message: str) -> Report:
     }
 
 
-def _warm_up(image: str) -> None:
-    """Import what programs of this image are likely to import, and keep it out of the collector's way."""
-    for name in IMAGES[image].split():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    if "sympy" in sys.modules:
-        # It imports a good part of itself, and fills its caches, at the first use: 0.1 s that every child would pay.
-        for use in (sys.modules["sympy"].solve, sys.modules["sympy"].simplify):
-            use("x**2 - 2*x - 3")
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-
-
 def main() -> None:
+    """Prepare, report ready, serve until the end, leave nothing behind."""
     request_fd, parent, image, base = sys.argv[1:]
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -295,7 +277,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
     confine.become_reaper()
     requests = socket.socket(fileno=int(request_fd))
-    _warm_up(image)
+    images.warm_up(image)
     privilege = confine.probe_privilege(base)
     zygote = Zygote(requests, int(parent), privilege)
     try:
@@ -303,7 +285,7 @@ def main() -> None:
         zygote.serve()
     finally:
         zygote.end()
-        scratch.remove_tree(base)
+        scratch.remove_tree(Path(base))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@ r"""Exact rational value of a number or of small arithmetic.
 
 Purpose: decide numbers without algebra, in microseconds, digit by digit.
 Contract: ``evaluate`` returns the exact :class:`~fractions.Fraction`, None for anything that is not plain rational
-arithmetic, and raises :class:`TooBig` before any number grows past 8192 bits. It is a recursive descent over a short,
-cleaned text (:mod:`.latex`); nothing is ever handed to ``eval``. Understood: integers, decimals, ``1e3``, repeating
-decimals, thousands separators, ``a:b``, mixed numbers, ``+ - * / ^ !``, brackets, ``| |``, floor and ceiling,
-``\frac``, ``\binom``, and ``\sqrt`` of squares.
+arithmetic, and raises :class:`TooBigError` before any number grows far past 8192 bits. It is a recursive descent over
+a short, cleaned text (:mod:`.latex`); nothing is ever handed to ``eval``. Understood: integers, decimals, ``1e3``,
+repeating decimals, thousands separators, ``a:b``, mixed numbers, ``+ - * / ^ !``, brackets, ``| |``, floor and
+ceiling, ``\frac``, ``\binom``, and ``\sqrt`` of squares.
 Left out: units and percent signs (:mod:`.exact`), and every irrational number.
 """
 
@@ -15,7 +15,7 @@ import math
 import re
 from fractions import Fraction
 
-__all__ = ["TooBig", "evaluate"]
+__all__ = ["TooBigError", "evaluate"]
 
 _MAX_BITS = 8192
 _MAX_EXPONENT = 8192
@@ -31,16 +31,16 @@ _GROUPS = {"(": ")", "{": "}", "[": "]", "|": "|", "\\lfloor": "\\rfloor", "\\lc
 _FACTOR_STARTS = ("(", "\\frac", "\\sqrt", "\\binom", "\\lfloor", "\\lceil")
 
 
-class TooBig(ValueError):
+class TooBigError(ValueError):
     """The value has too many digits to be worth computing."""
 
 
-class _NotRational(ValueError):
+class _NotRationalError(ValueError):
     """The text is not rational arithmetic."""
 
 
 def evaluate(text: str) -> Fraction | None:
-    """The exact value, or None when the text is something else; raises :class:`TooBig`."""
+    """The exact value, or None when the text is something else; raises :class:`TooBigError`."""
     plain = _PLAIN.fullmatch(text)
     if plain and (plain[2] or plain[3]):
         digits = (plain[2] or "0").replace(",", "").replace(" ", "")
@@ -50,7 +50,7 @@ def evaluate(text: str) -> Fraction | None:
     reader = _Reader(text)
     try:
         value = reader.sum()
-    except (_NotRational, ZeroDivisionError):
+    except (_NotRationalError, ZeroDivisionError):
         return None
     return value if reader.at_end() else None
 
@@ -62,15 +62,15 @@ def _decimal(sign: str, whole: str, decimals: str) -> Fraction:
 
 def _bounded(value: Fraction) -> Fraction:
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MAX_BITS:
-        raise TooBig
+        raise TooBigError
     return value
 
 
 def _small_integer(value: Fraction, limit: int) -> int:
     if value.denominator != 1:
-        raise _NotRational
+        raise _NotRationalError
     if abs(value) > limit:
-        raise TooBig
+        raise TooBigError
     return int(value)
 
 
@@ -114,10 +114,10 @@ class _Reader:
             return base
         exponent = _small_integer(self._argument(), _MAX_EXPONENT)
         if base == 0 and exponent <= 0:
-            raise _NotRational
+            raise _NotRationalError
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
         if abs(base) != 1 and (bits - 1) * abs(exponent) > _MAX_BITS:
-            raise TooBig
+            raise TooBigError
         return base**exponent
 
     def _factorial(self) -> Fraction:
@@ -126,7 +126,7 @@ class _Reader:
             return value
         number = _small_integer(value, _MAX_FACTORIAL)
         if number < 0 or self._sees("!"):
-            raise _NotRational
+            raise _NotRationalError
         return Fraction(math.factorial(number))
 
     def _atom(self) -> Fraction:
@@ -143,10 +143,10 @@ class _Reader:
     def _group(self, opener: str) -> Fraction:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise _NotRational
+            raise _NotRationalError
         value = self.sum()
         if not self._take(_GROUPS[opener]):
-            raise _NotRational
+            raise _NotRationalError
         self._depth -= 1
         if opener in ("\\lfloor", "\\lceil"):
             return Fraction(math.floor(value) if opener == "\\lfloor" else math.ceil(value))
@@ -159,14 +159,14 @@ class _Reader:
             return self._group(opener)
         digit = self._text[self._at : self._at + 1]
         if digit not in tuple("0123456789"):
-            raise _NotRational
+            raise _NotRationalError
         self._at += 1
         return Fraction(int(digit))
 
     def _number(self) -> Fraction:
         match = _NUMBER.match(self._text, self._at)
         if match is None or not (match[1] or match[2]):
-            raise _NotRational
+            raise _NotRationalError
         self._at = match.end()
         whole, decimals = match[1], match[2] or ""
         value = _decimal("", whole or "0", decimals)
@@ -185,7 +185,7 @@ class _Reader:
             return Fraction(0)
         top, bottom = (int(digits) for digits in match.groups() if digits)
         if top >= bottom:
-            raise _NotRational
+            raise _NotRationalError
         self._at = match.end()
         return Fraction(top, bottom)
 
@@ -209,16 +209,16 @@ class _Reader:
 
 def _binomial(top: int, bottom: int) -> int:
     if not 0 <= bottom <= top:
-        raise _NotRational
+        raise _NotRationalError
     if top > _MAX_FACTORIAL:
-        raise TooBig
+        raise TooBigError
     return math.comb(top, bottom)
 
 
 def _root(value: Fraction) -> Fraction:
     if value < 0:
-        raise _NotRational
+        raise _NotRationalError
     top, bottom = math.isqrt(value.numerator), math.isqrt(value.denominator)
     if top * top != value.numerator or bottom * bottom != value.denominator:
-        raise _NotRational
+        raise _NotRationalError
     return Fraction(top, bottom)

@@ -9,12 +9,12 @@ Left out: the algebra itself (:mod:`.symbolic`) and finding the answer (:mod:`.e
 
 from __future__ import annotations
 
-import time
 from typing import Protocol
 
 from retool_env.verifier.exact import decide, number
 from retool_env.verifier.guards import refused
 from retool_env.verifier.shape import LEAF, LIST, UNION, Node, parse
+from retool_env.verifier.symbolic import Reply
 
 __all__ = ["EQUAL", "Ask", "Comparison"]
 
@@ -23,9 +23,11 @@ _FATAL = ("timeout", "outage", "crash")
 
 
 class Ask(Protocol):
-    """The algebra system: a reason word for two expressions, within so many seconds."""
+    """The algebra system."""
 
-    def __call__(self, pred: str, gold: str, *, seconds: float) -> str: ...
+    def __call__(self, pred: str, gold: str, *, seconds: float) -> Reply:
+        """Whether two expressions are equal, found out within so many seconds."""
+        ...
 
 
 class Comparison:
@@ -95,10 +97,9 @@ class Comparison:
         if self._seconds <= 0:
             return "timeout"
         self.asked = True
-        started = time.monotonic()
-        verdict = self._ask(pred, gold, seconds=self._seconds)
-        self._seconds -= time.monotonic() - started
-        return verdict
+        reply = self._ask(pred, gold, seconds=self._seconds)
+        self._seconds -= reply.seconds
+        return reply.verdict
 
 
 def _agree_on_commas(pred: Node, gold: Node) -> tuple[Node, Node]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from retool_env.verifier.arithmetic import TooBig, evaluate
+from retool_env.verifier.arithmetic import TooBigError, evaluate
 from retool_env.verifier.latex import unwrap
 from retool_env.verifier.units import Measured, measure, units_conflict
 
@@ -77,7 +77,7 @@ def _read(text: str) -> _Value:
     value, too_big = None, False
     try:
         value = evaluate(body)
-    except TooBig:
+    except TooBigError:
         too_big = True
     return _Value(measured=measured, compact=_compact(body), value=value, too_big=too_big)
 

@@ -20,7 +20,8 @@ __all__ = ["LEAF", "LIST", "Node", "parse"]
 
 LEAF, LIST, UNION, MATRIX = "leaf", "list", "union", "matrix"
 
-_NAME_ATOM = r"(?:\\angle ?[A-Z]+|\\(?!le|ge|ne|lt|gt|in)[a-z]+ ?|[A-Za-z]+)'*(?:_\{\w+\})?(?:\([^()=]*\))?"
+_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|ell|Delta|Omega"
+_NAME_ATOM = rf"(?:\\angle ?[A-Z]+|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)'*(?:_\{{\w+\}})?(?:\([^()=]*\))?"
 _NAME = (
     rf"(?:{_NAME_ATOM}|\|[A-Z]+\||\({_NAME_ATOM}(?:, ?{_NAME_ATOM})*\)|\\frac ?\{{[A-Za-z]+\}}\{{[A-Za-z]+\}}"
     rf"|{_NAME_ATOM} ?[:/] ?{_NAME_ATOM}|\\text ?\{{[A-Za-z ]+\}})"
@@ -134,7 +135,7 @@ def _interval(text: str) -> Node | None:
 
 
 def _is_name(text: str) -> bool:
-    return _IS_NAME.fullmatch(text) is not None and not text.startswith(("\\infty", "\\pi"))
+    return _IS_NAME.fullmatch(text) is not None
 
 
 def _grouped(text: str) -> Node:

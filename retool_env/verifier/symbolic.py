@@ -2,71 +2,85 @@
 
 Purpose: let sympy and math-verify decide what needs algebra without their imports, hangs, signals or memory ever
 reaching the caller.
-Contract: :func:`ask` is thread-safe and never raises: it returns a reason word (``equal``, ``different``,
-``unparsable``, ``too_big``, ``timeout``, ``crash``, ``outage``). The process starts on the first call, is a fresh
-interpreter that imports neither torch nor the caller's main module, serves one question at a time, and ends with this
-one. The clock of a question runs from its dispatch, not while it queues. A question past its time is killed
-(SIGKILL), first by the worker itself (:mod:`.symbolic_worker`), and with the whole worker if that fails too.
-``outage`` means that the worker cannot be started or died on the same question twice; after three failed starts in a
-row it is left alone for half a minute. A forked child of the caller starts a worker of its own.
+Contract: :func:`ask` is thread-safe and never raises: it returns a :class:`Reply` with a reason word (``equal``,
+``different``, ``unparsable``, ``too_big``, ``timeout``, ``crash``, ``outage``). The process starts on the first call,
+is a fresh interpreter that imports neither torch nor the caller's main module, serves one question at a time, and ends
+with this one. The clock of a question runs from its dispatch, not while it queues. A question past its time is killed
+(SIGKILL), first by the worker itself (:mod:`.symbolic_worker`), and with the whole worker if that fails too. ``outage``
+means that the worker cannot be started or died on the same question twice; after three failed starts in a row it is
+left alone for half a minute. A forked child of the caller starts a worker of its own.
 Left out: several workers in parallel, and asynchronous calls.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["SymbolicWorker", "ask", "close"]
+__all__ = ["Reply", "SymbolicWorker", "ask", "close"]
 
-_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "symbolic_worker.py")
+_SCRIPT = Path(__file__).with_name("symbolic_worker.py")
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 0.4
 _MAX_FAILED_STARTS = 3
 _REST_SECONDS = 30.0
 
 
-class _WorkerGone(Exception):
+class _WorkerGoneError(Exception):
     """The process ended, or answered with something that is not the protocol."""
 
 
-class _Expired(Exception):
+class _ExpiredError(Exception):
     """No answer came in time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came of a question: the reason word, and the seconds from its dispatch on."""
+
+    verdict: str
+    seconds: float = 0.0
 
 
 class SymbolicWorker:
     """One worker process and the lock that lends it to one caller at a time."""
 
-    def __init__(self, script: str = _SCRIPT) -> None:
+    def __init__(self, script: Path = _SCRIPT) -> None:
         self._script = script
         self._forget()
 
-    def ask(self, pred: str, gold: str, *, seconds: float) -> str:
-        """Whether two expressions are equal, as a reason word."""
+    def ask(self, pred: str, gold: str, *, seconds: float) -> Reply:
+        """Whether two expressions are equal."""
         with self._lock:
             for _ in range(2):
                 if not self._ensure_started():
-                    return "outage"
+                    break
+                dispatched = time.monotonic()
                 try:
-                    return self._exchange({"pred": pred, "gold": gold, "seconds": seconds}, seconds)
-                except _Expired:
+                    verdict = self._exchange({"pred": pred, "gold": gold, "seconds": seconds}, seconds)
+                except _ExpiredError:
                     self._kill()
-                    return "timeout"
-                except _WorkerGone:
+                    verdict = "timeout"
+                except _WorkerGoneError:
                     self._kill()
+                    continue
                 except BaseException:
                     # Interrupted in the middle of an answer: nobody could tell whose answer comes next.
                     self._kill()
                     raise
-            return "outage"
+                return Reply(verdict=verdict, seconds=time.monotonic() - dispatched)
+            return Reply(verdict="outage")
 
     def close(self) -> None:
         """End the process; a later question starts another one."""
@@ -98,7 +112,7 @@ class SymbolicWorker:
             return False
         try:
             self._start()
-        except (OSError, _WorkerGone, _Expired):
+        except (OSError, _WorkerGoneError, _ExpiredError):
             self._kill()
             self._failed_starts += 1
             if self._failed_starts >= _MAX_FAILED_STARTS:
@@ -114,7 +128,7 @@ class SymbolicWorker:
         self._pending = b""
         self._process = subprocess.Popen(
             # -P keeps the script's folder, and with it our module names, off the worker's import path.
-            [sys.executable, "-P", self._script],
+            [sys.executable, "-P", str(self._script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -122,53 +136,55 @@ class SymbolicWorker:
             start_new_session=True,
         )
         if self._read_message(time.monotonic() + _START_SECONDS).get("ready") is not True:
-            raise _WorkerGone
+            raise _WorkerGoneError
 
     def _exchange(self, request: dict[str, Any], seconds: float) -> str:
         import json
 
-        assert self._process and self._process.stdin
+        assert self._process is not None
+        assert self._process.stdin is not None
         self._serial += 1
         line = json.dumps({"id": self._serial, **request}).encode() + b"\n"
         deadline = time.monotonic() + seconds + _GRACE_SECONDS
         try:
             self._process.stdin.write(line)
         except OSError as error:
-            raise _WorkerGone from error
+            raise _WorkerGoneError from error
         reply = self._read_message(deadline)
         if reply.get("id") != self._serial:
-            raise _WorkerGone
+            raise _WorkerGoneError
         return str(reply.get("verdict"))
 
     def _read_message(self, deadline: float) -> dict[str, Any]:
         import json
 
-        assert self._process and self._process.stdout
+        assert self._process is not None
+        assert self._process.stdout is not None
         poller = select.poll()  # not select.select(), which fails once a trainer has more than 1024 files open
         poller.register(self._process.stdout, select.POLLIN)
         while b"\n" not in self._pending:
             if not poller.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
-                raise _Expired
+                raise _ExpiredError
             chunk = os.read(self._process.stdout.fileno(), 4096)
             if not chunk:
-                raise _WorkerGone
+                raise _WorkerGoneError
             self._pending += chunk
         line, _, self._pending = self._pending.partition(b"\n")
         try:
-            message: dict[str, Any] = json.loads(line)
+            message = json.loads(line)
         except ValueError as error:
-            raise _WorkerGone from error
+            raise _WorkerGoneError from error
+        if not isinstance(message, dict):
+            raise _WorkerGoneError
         return message
 
     def _kill(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             # The group, because the child that computes must not outlive the process that watches it.
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         _close_pipes(process)
 
@@ -191,8 +207,8 @@ _WORKER = SymbolicWorker()
 os.register_at_fork(after_in_child=_WORKER.after_fork)
 
 
-def ask(pred: str, gold: str, *, seconds: float) -> str:
-    """Whether two expressions are equal, as a reason word; starts the worker when there is none."""
+def ask(pred: str, gold: str, *, seconds: float) -> Reply:
+    """Whether two expressions are equal; starts the worker when there is none."""
     return _WORKER.ask(pred, gold, seconds=seconds)
 
 

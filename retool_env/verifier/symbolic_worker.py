@@ -21,10 +21,10 @@ import socket
 import sys
 from typing import Any, BinaryIO
 
-import sympy  # type: ignore[import-untyped]
-from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
-from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
-from sympy.core.relational import Relational  # type: ignore[import-untyped]
+import sympy
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy.core.relational import Relational
 
 _MEMORY_BYTES = 2 << 30
 _RECURSION_LIMIT = 4000
@@ -149,7 +149,7 @@ def _parsed(text: str) -> Any:
     if not found or found[0] is None:
         return None
     imaginary = [symbol for symbol in getattr(found[0], "free_symbols", ()) if symbol.name == "i"]
-    return found[0].subs({symbol: sympy.I for symbol in imaginary}) if imaginary else found[0]
+    return found[0].subs(dict.fromkeys(imaginary, sympy.I)) if imaginary else found[0]
 
 
 def _same_relation(left: Any, right: Any) -> bool:

@@ -61,7 +61,8 @@ EXACT_DIFFERENT = [
     ("34, 35", "34"), ("34 or 35", "34"), (r"\{34, 35\}", "34"), ("(34, 35)", "34"), (r"34 \pm 1", "34"),
     ("34;35", "34"), (r"34\quad 35", "34"), (r"34\\35", "34"), ("34|35", "34"), ("x > 34", "34"), (r"\neq 34", "34"),
     ("34...", "34"), ("not 34", "34"), (r"34 \text{ is wrong}", "34"), (r"34 \text{ or more}", "34"), ("x+34", "34"),
-    ("34_8", "34"), ("34'", "34"), ("{34", "34"), ("34)", "34"), ("x = 33 = 34", "34"), ("34 = 35", "34"), (r"\sum_{k=1}^{100} k", "5050"),
+    ("34_8", "34"), ("34'", "34"), ("{34", "34"), ("34)", "34"),
+    ("x = 33 = 34", "34"), ("34 = 35", "34"), (r"\sum_{k=1}^{100} k", "5050"),
     (r"7^{2023} \bmod 100", "43"), ("D", "C"), ("A or C", "C"),
     (r"\text{(A) or (B)}", "A"), (r"\text{not even}", "even"), ("1,2", "1,2,3"), ("1,1,2", "1,2,2"), ("(2,1)", "(1,2)"),
     ("1,2", "(1,2)"), ("[0,1]", "[0,1)"), ("(1,2)", "1.2"), (r"\{0\}", r"\emptyset"), ("3", r"\pm 3"),
@@ -77,13 +78,13 @@ SYMBOLIC_EQUAL = [
     ("2x - y + 1 = 0", "y=2x+1"), ("x^2/16 + y^2/12 = 1/4", "x^2/4 + y^2/3 = 1"),
     ("2x > 6", "x > 3"), ("-x > -1", "x < 1"), (r"1 \pm \sqrt{5}, -2", r"\{-2, 1-\sqrt5, 1+\sqrt5\}"),
     (r"\begin{pmatrix} \sqrt{8} \\ 1 \end{pmatrix}", r"\begin{pmatrix} 2\sqrt2 \\ 1 \end{pmatrix}"),
-    (r"(2+\sqrt{2}, 0.5)", r"(\sqrt2(\sqrt2+1), \frac12)"),
+    (r"(2+\sqrt{2}, \frac{1}{1+\sqrt2})", r"(\sqrt2(\sqrt2+1), \sqrt2-1)"),
 ]  # fmt: skip
 
 SYMBOLIC_DIFFERENT = [
     ("1.414", r"\sqrt2"), (r"\frac{0}{0}", "0"), ("1/0", "0"), (r"\frac{355}{113}", r"\pi"), ("10^{-7}x", "0x"),
-    (r"34\pi", "34"), ("-i", "i"), ("(x+1)^2", "x^2+1"), ("0", "a+3z=0"), ("11a+c", "7 = 11a+c"), ("x = x", "x = 5"), ("x=2", "x^2=4"),
-    ("2x < 6", "x > 3"), ("x+y=2", "x+y=1"), (r"x \ne 1", r"x \ne 2"), ("x_1", "x_2"), ("A", "A^T"),
+    (r"34\pi", "34"), ("-i", "i"), ("(x+1)^2", "x^2+1"), ("0", "a+3z=0"), ("11a+c", "7 = 11a+c"), ("x = x", "x = 5"),
+    ("x=2", "x^2=4"), ("2x < 6", "x > 3"), ("x+y=2", "x+y=1"), (r"x \ne 1", r"x \ne 2"), ("x_1", "x_2"), ("A", "A^T"),
     (r"\overline{AB}", "AB"), ("x'", "x"), ("204_6x", "204_5x"), (r"\sin^2 x", r"\sin x^2"),
 ]  # fmt: skip
 
@@ -323,9 +324,9 @@ def working_children() -> list[int]:
 def test_a_hanging_question_is_killed_and_the_next_one_works() -> None:
     before = working_children()
     started = time.monotonic()
-    assert symbolic.ask(*SLOW, seconds=0.4) == "timeout"
+    assert symbolic.ask(*SLOW, seconds=0.4).verdict == "timeout"
     assert 0.4 <= time.monotonic() - started < 0.9
-    assert symbolic.ask("x+1", "1+x", seconds=1.0) == "equal"
+    assert symbolic.ask("x+1", "1+x", seconds=1.0).verdict == "equal"
     assert time.monotonic() - started < 1.5
     after = working_children()
     assert len(before) == len(after) == 1
@@ -340,13 +341,13 @@ def test_a_timeout_is_its_own_verdict() -> None:
 
 def test_a_worker_that_stops_answering_is_replaced() -> None:
     worker = symbolic.SymbolicWorker()
-    assert worker.ask("x+1", "1+x", seconds=5.0) == "equal"
+    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
     assert worker._process
     os.kill(worker._process.pid, signal.SIGSTOP)
-    assert worker.ask("x+1", "1+x", seconds=0.2) == "timeout"
-    assert worker.ask("x+1", "1+x", seconds=5.0) == "equal"
+    assert worker.ask("x+1", "1+x", seconds=0.2).verdict == "timeout"
+    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
     os.kill(worker._process.pid, signal.SIGKILL)
-    assert worker.ask("x+1", "1+x", seconds=5.0) == "equal"
+    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
     worker.close()
 
 
@@ -355,15 +356,17 @@ def test_a_dead_child_is_a_crash_and_is_replaced() -> None:
         answer = pool.submit(symbolic.ask, *SLOW, seconds=5.0)
         time.sleep(0.3)
         os.kill(working_children()[0], signal.SIGKILL)
-        assert answer.result() == "crash"
-    assert symbolic.ask("x+1", "1+x", seconds=1.0) == "equal"
+        assert answer.result().verdict == "crash"
+    assert symbolic.ask("x+1", "1+x", seconds=1.0).verdict == "equal"
 
 
-@pytest.mark.parametrize("script", ["raise SystemExit(1)", "print('hello', flush=True)", "print('{}', flush=True)"])
+@pytest.mark.parametrize(
+    "script", ["raise SystemExit(1)", "print('hello', flush=True)", "print('{}', flush=True)", "print(3)"]
+)
 def test_a_worker_that_cannot_start_is_an_outage(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "worker.py"
     path.write_text(script)
-    monkeypatch.setattr(symbolic, "_WORKER", symbolic.SymbolicWorker(str(path)))
+    monkeypatch.setattr(symbolic, "_WORKER", symbolic.SymbolicWorker(path))
     for _ in range(4):
         verdict = verify(r"\boxed{x+1}", "1+x")
         assert (verdict.correct, verdict.method, verdict.reason) == (False, "none", "outage")
@@ -388,7 +391,7 @@ def test_the_callers_alarm_still_fires() -> None:
     previous = signal.signal(signal.SIGALRM, lambda number, _: fired.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        assert symbolic.ask(*SLOW, seconds=0.6) == "timeout"
+        assert symbolic.ask(*SLOW, seconds=0.6).verdict == "timeout"
         assert fired == [signal.SIGALRM]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,0 +1,50 @@
+# Everything a newcomer needs; `make` alone lists it. All set-up happens in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+PIP_FLAGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SET_UP := $(VENV)/.set-up
+
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:
+	@echo "make demo       teach a tiny model when to call Python, on two CPU cores; ends with runs/demo/report.html"
+	@echo "make test       lint, types and tests (at most 15 minutes on two cores)"
+	@echo "make test-slow  kill-and-resume and the full demo with its bars"
+	@echo "make bench      measurements, each printed with the command that made it"
+	@echo "make setup      only the set-up, in $(VENV)"
+	@echo "make lint       ruff and mypy      make format  ruff's formatter      make clean  remove $(VENV) and caches"
+
+setup: $(SET_UP)
+
+$(SET_UP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "retool needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
+	@echo "setting up $(VENV) (once; some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,sandbox,dev]'
+	@touch $@
+
+demo: $(SET_UP)
+	$(BIN)/retool demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(SET_UP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(SET_UP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(SET_UP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(SET_UP)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/rollout.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,128 @@
+"""The scheduler: one batch at a time, ordered by ticket, gated by version, and never stuck."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from agents.base import Generation, Request
+from agents.lockstep import Lockstep, Stopped
+from retool_env.errors import EngineError
+
+
+class Echo:
+    """Answers with the session number and remembers the batches."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.batches: list[list[int]] = []
+        self.error = error
+
+    def act(self, request: Request) -> Generation:
+        return self.act_many([request])[0]
+
+    def act_many(self, requests: list[Request]) -> list[Generation]:
+        if self.error:
+            raise self.error
+        self.batches.append([request.session for request in requests])
+        return [Generation.written([request.session]) for request in requests]
+
+
+def request(ticket: int) -> Request:
+    return Request(token_ids=np.array([1]), budget=1, session=ticket)
+
+
+def run(scheduler: Lockstep, slot: int, tickets: list[int], turns: int, jitter: float, got: list) -> threading.Thread:
+    def work() -> None:
+        rng = np.random.default_rng(slot)
+        for ticket in tickets:
+            for _ in range(turns):
+                time.sleep(jitter * rng.random())
+                got.append(scheduler.act(slot, ticket, request(ticket)).token_ids.tolist())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_batches_do_not_depend_on_who_is_quick() -> None:
+    seen = []
+    for jitter in (0.0, 0.01):
+        echo = Echo()
+        scheduler = Lockstep(echo, num_slots=4, tickets_per_step=8)
+        scheduler.set_version(0)
+        got: list = []
+        # Slot s plays tickets s and s + 4; slot 0 takes fewer turns and waits for nobody at the end.
+        threads = [run(scheduler, s, [s, s + 4], 2, jitter, got) for s in range(4)]
+        for thread in threads:
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+        scheduler.close()
+        assert sorted(map(tuple, got)) == sorted((t,) for t in range(8) for _ in range(2))
+        seen.append(echo.batches)
+    assert seen[0] == seen[1] == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
+
+
+def test_the_gate_holds_tickets_of_later_steps() -> None:
+    echo = Echo()
+    scheduler = Lockstep(echo, num_slots=2, tickets_per_step=2)
+    got: list = []
+    threads = [run(scheduler, s, [s, s + 2], 1, 0.0, got) for s in range(2)]
+    time.sleep(0.2)
+    assert echo.batches == []
+    scheduler.set_version(0)
+    time.sleep(0.3)
+    assert echo.batches == [[0, 1]]
+    scheduler.set_version(1)
+    for thread in threads:
+        thread.join(timeout=20)
+    assert echo.batches == [[0, 1], [2, 3]]
+    scheduler.close()
+
+
+def test_staleness_opens_the_gate_earlier() -> None:
+    echo = Echo()
+    scheduler = Lockstep(echo, num_slots=1, tickets_per_step=1, staleness=1)
+    got: list = []
+    thread = run(scheduler, 0, [0, 1, 2], 1, 0.0, got)
+    scheduler.set_version(0)
+    time.sleep(0.3)
+    assert echo.batches == [[0], [1]]
+    scheduler.set_version(1)
+    thread.join(timeout=20)
+    assert echo.batches == [[0], [1], [2]]
+    scheduler.close()
+
+
+@pytest.mark.parametrize("error", [EngineError("gone"), RuntimeError("out of memory")])
+def test_an_engine_failure_reaches_every_slot_and_the_next_batch_works(error: Exception) -> None:
+    echo = Echo(error)
+    scheduler = Lockstep(echo, num_slots=1, tickets_per_step=9)
+    scheduler.set_version(0)
+    with pytest.raises(EngineError):
+        scheduler.act(0, 0, request(0))
+    echo.error = None
+    assert scheduler.act(0, 1, request(1)).token_ids.tolist() == [1]
+    scheduler.close()
+
+
+def test_close_wakes_those_who_wait() -> None:
+    scheduler = Lockstep(Echo(), num_slots=2, tickets_per_step=1)
+    raised = []
+
+    def wait() -> None:
+        try:
+            scheduler.act(0, 0, request(0))
+        except Stopped as stopped:
+            raised.append(stopped)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.1)
+    scheduler.close()
+    thread.join(timeout=20)
+    assert len(raised) == 1
+    with pytest.raises(Stopped):
+        scheduler.act(1, 1, request(1))
