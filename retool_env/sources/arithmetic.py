@@ -3,7 +3,7 @@
 ============  ======================================  =====================
 family        question                                by hand?
 ============  ======================================  =====================
-add           sum of two numbers below 20             yes, from memory
+add           sum of two digits                       yes, from memory
 mulmod        product of two three-digit numbers,     no
               modulo a third
 powmod        modular power                           no
@@ -12,9 +12,12 @@ gcd           greatest common divisor of two          no
 digit_sum     digit sum of a power                    no
 ============  ======================================  =====================
 
-The held-out split is one by construction: a hash of the *task* (family and operands, not wording; sums in either
-order) decides which split it belongs to, so no training problem of any seed asks what a held-out one asks. All
-operands and answers are below 1000, i.e. one token of the tiny model's vocabulary.
+The held-out split is one by construction: a hash decides to which split a problem belongs, so no training problem of
+any seed is a held-out one. For the hard families the hash is of the operands: what is held out has never been computed
+in training, in any wording. There are only a hundred sums of two digits, and knowing them by heart is what "in the
+head" means; each is asked in four wordings, of which one is held out.
+
+All operands and answers are below 1000, i.e. one token of the tiny model's vocabulary.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ __all__ = ["EASY_FAMILIES", "FAMILIES", "HARD_FAMILIES", "ArithmeticSource", "he
 EASY_FAMILIES = ("add",)
 HARD_FAMILIES = ("mulmod", "powmod", "gcd", "digit_sum")
 FAMILIES = EASY_FAMILIES + HARD_FAMILIES
-HELDOUT_SHARE = 4  # one task in four is held out: of the 210 sums, about 50, each askable in several ways
+HELDOUT_SHARE = 4  # one problem in four is held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +51,9 @@ class _Task:
 
 
 def _add(rng: random.Random) -> _Task:
-    a, b = rng.randint(0, 19), rng.randint(0, 19)
-    wordings = (f"What is {a} + {b}?", f"Add {a} and {b}.", f"Find the sum of {a} and {b}.")
-    return _Task(operands=(min(a, b), max(a, b)), wordings=wordings, expression=f"{a}+{b}", answer=a + b)
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    wordings = (f"What is {a} + {b}?", f"Add {a} and {b}.", f"Find the sum of {a} and {b}.", f"How much is {a} plus {b}?")
+    return _Task(operands=(a, b), wordings=wordings, expression=f"{a}+{b}", answer=a + b)
 
 
 def _mulmod(rng: random.Random) -> _Task:
@@ -89,8 +92,12 @@ _DRAW: Mapping[str, Callable[[random.Random], _Task]] = {
 }
 
 
-def _split_of(family: str, task: _Task) -> Split:
-    return "heldout" if derive(0, f"split:{family}", *task.operands) % HELDOUT_SHARE == 0 else "train"
+def _wordings_in(family: str, task: _Task, split: Split) -> list[str]:
+    """The wordings of the task that belong to the split; all or none of them for the hard families."""
+    draw = derive(0, f"split:{family}", *task.operands) % HELDOUT_SHARE
+    if family in EASY_FAMILIES:
+        return [text for k, text in enumerate(task.wordings) if (k == draw) == (split == "heldout")]
+    return list(task.wordings) if (draw == 0) == (split == "heldout") else []
 
 
 def draw_problem(rng: random.Random, family: str, split: Split) -> Problem:
@@ -99,8 +106,8 @@ def draw_problem(rng: random.Random, family: str, split: Split) -> Problem:
     ``metadata`` says how a program would compute the answer; traces and oracles are written from it.
     """
     tasks = (_DRAW[family](rng) for _ in itertools.count())
-    task = next(task for task in tasks if _split_of(family, task) == split)
-    wording = rng.choice(task.wordings)
+    task, wordings = next((task, texts) for task in tasks if (texts := _wordings_in(family, task, split)))
+    wording = rng.choice(wordings)
     metadata = {"expression": task.expression, "imports": task.imports}
     return Problem(
         id=wording, prompt=wording, answer=str(task.answer), source="arithmetic", family=family, metadata=metadata

@@ -17,8 +17,8 @@ class Verdict:
         answer: the answer as extracted, ``""`` when none was found.
         marker: what the answer stood in: ``boxed``, ``answer_tag``, ``answer_line`` or ``""``.
         method: what decided: ``exact``, ``symbolic`` or ``none``.
-        reason: one word for the metrics: ``equal``, ``different``, ``no_marker``, ``unclosed_box``, ``list_for_scalar``,
-            ``too_long``, ``unparsable``, ``timeout``, ``truncated``, ``outage``, ...
+        reason: one word for the metrics; ``retool_env.verifier`` lists them. ``truncated`` is the environment's own:
+            the episode was cut by a budget and not graded.
         elapsed: seconds spent; a time field, outside of any bit-equality.
     """
 

@@ -1,0 +1,100 @@
+"""Advantages by hand and by property; groups with members that failed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from algos.advantages import ADVANTAGES, dr_grpo, grpo, rloo
+from algos.groups import GroupBuffer, samples_of
+from retool_env.outcome import Outcome
+from retool_env.problems import Problem
+from retool_env.record import EpisodeRecord, RewardPart
+from retool_env.trajectory import Trajectory
+from retool_env.transcript import Span, Transcript
+from retool_env.verifier.verdict import Verdict
+
+PROBLEM = Problem(id="p", prompt="?", answer="1")
+
+
+def trajectory(reward: float | None, *, group: int = 0, sample: int = 0, outcome: Outcome = Outcome.ANSWERED) -> Trajectory:
+    """Two prompt ids, two sampled, one of a tool, one sampled."""
+    nan = np.nan
+    transcript = Transcript(
+        token_ids=np.arange(6, dtype=np.int64),
+        action_mask=np.array([0, 0, 1, 1, 0, 1], dtype=np.bool_),
+        logprobs=np.array([nan, nan, -1, -2, nan, -3], dtype=np.float32),
+        policy_version=np.array([-1, -1, 0, 0, -1, 0]),
+        spans=(
+            Span(role="prompt", turn=0, start=0, end=2),
+            Span(role="assistant", turn=0, start=2, end=4),
+            Span(role="tool", turn=0, start=4, end=5),
+            Span(role="assistant", turn=1, start=5, end=6),
+        ),
+    )
+    record = EpisodeRecord(
+        problem=PROBLEM,
+        outcome=outcome,
+        turns=("a", "b"),
+        calls=(),
+        verdict=None if outcome.failed else Verdict(correct=bool(reward and reward > 0), answered=True),
+        num_action_tokens=3,
+        reward_parts=(RewardPart(name="pm1", raw=reward, weight=1.0),),
+    )
+    return Trajectory(ticket=8 * group + sample, group=group, sample=sample, record=record, transcript=transcript)
+
+
+def test_values_by_hand() -> None:
+    rewards = np.array([1.0, 0.0, 0.0, 1.0])
+    assert dr_grpo(rewards) == pytest.approx([0.5, -0.5, -0.5, 0.5])
+    assert grpo(rewards) == pytest.approx(np.array([0.5, -0.5, -0.5, 0.5]) / (np.sqrt(1 / 3) + 1e-6))
+    assert rloo(rewards) == pytest.approx([1 - 1 / 3, 0 - 2 / 3, 0 - 2 / 3, 1 - 1 / 3])
+
+
+@given(arrays(np.float64, st.integers(1, 16), elements=st.floats(-5, 5)))
+def test_advantages_are_centred_and_finite(rewards: np.ndarray) -> None:
+    for name, advantage in ADVANTAGES.items():
+        values = advantage(rewards)
+        assert np.isfinite(values).all(), name
+        assert abs(values.sum()) <= 1e-6 * max(1.0, np.abs(values).sum()), name
+        if len(rewards) == 1:
+            assert values.tolist() == [0.0], name
+
+
+def test_a_group_is_complete_when_its_last_member_came() -> None:
+    buffer = GroupBuffer(3)
+    members = [trajectory(1.0, sample=k) for k in range(3)]
+    assert buffer.add(members[2]) is None
+    assert buffer.add(members[0]) is None
+    assert len(buffer) == 1
+    assert buffer.add(members[1]) == members
+    assert len(buffer) == 0
+
+
+def test_failed_members_enter_no_baseline() -> None:
+    failed = trajectory(None, sample=2, outcome=Outcome.SANDBOX_OUTAGE)
+    with_failure, stats = samples_of(
+        [[trajectory(1.0), trajectory(-1.0, sample=1), failed]], advantage="grpo", mask_tool_tokens=True
+    )
+    without, _ = samples_of([[trajectory(1.0), trajectory(-1.0, sample=1)]], advantage="grpo", mask_tool_tokens=True)
+    assert [s.advantage for s in with_failure] == [s.advantage for s in without]
+    assert stats.num_excluded == 1
+
+
+def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> None:
+    alone = [trajectory(1.0), trajectory(None, sample=1, outcome=Outcome.ENGINE_OUTAGE)]
+    equal = [trajectory(1.0, group=1), trajectory(1.0, group=1, sample=1)]
+    samples, stats = samples_of([alone, equal], advantage="grpo", mask_tool_tokens=True)
+    assert samples == []
+    assert (stats.num_groups, stats.num_dropped, stats.num_zero_spread) == (2, 1, 1)
+
+
+def test_the_mask_ablation_trains_the_tool_tokens_too() -> None:
+    group = [trajectory(1.0), trajectory(-1.0, sample=1)]
+    masked, _ = samples_of([group], advantage="grpo", mask_tool_tokens=True)
+    unmasked, _ = samples_of([group], advantage="grpo", mask_tool_tokens=False)
+    assert masked[0].trained.tolist() == [False, False, True, True, False, True]
+    assert unmasked[0].trained.tolist() == [False, False, True, True, True, True]
