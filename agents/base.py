@@ -35,6 +35,9 @@ class Sampling(Config):
     top_k: int = Field(default=0, ge=0)
 
 
+PLAIN = Sampling()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One turn to generate.
@@ -52,7 +55,7 @@ class Request:
     token_ids: NDArray[np.int64]
     budget: int
     stop: tuple[str, ...] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = PLAIN
     seed: int = 0
     session: int = 0
     turn: int = 0
@@ -88,9 +91,7 @@ class Generation:
     def aborted(cls) -> Generation:
         """Nothing was sampled: the engine failed."""
         empty = np.empty(0, dtype=np.int64)
-        return cls(
-            token_ids=empty, logprobs=np.empty(0, dtype=np.float32), finish_reason="abort", policy_version=empty
-        )
+        return cls(token_ids=empty, logprobs=np.empty(0, dtype=np.float32), finish_reason="abort", policy_version=empty)
 
 
 @runtime_checkable

@@ -33,6 +33,8 @@ from retool_env.tokenizer import Tokenizer
 
 __all__ = ["EmbeddedAgent"]
 
+COMPACT_BELOW = 0.75
+
 
 @dataclass
 class _Row:
@@ -121,27 +123,30 @@ class EmbeddedAgent:
 
     def _run(self, rows: list[_Row], sampling: Sampling) -> None:
         logits, buffer = self._prefill(rows)
-        live = rows
+        batch = rows  # what the buffer holds; rows that are finished stay until enough are to be worth a copy
         for step in range(max(row.request.budget for row in rows)):
-            uniforms = torch.tensor([row.uniforms[step] for row in live], dtype=torch.float64, device=logits.device)
+            draws = [row.uniforms[min(step, len(row.uniforms) - 1)] for row in batch]
+            uniforms = torch.tensor(draws, dtype=torch.float64, device=logits.device)
             ids, logprobs = _sample(logits, uniforms, sampling)
-            keep = []
-            for k, (row, token, logprob) in enumerate(zip(live, ids.tolist(), logprobs.tolist(), strict=True)):
-                row.ids.append(token)
-                row.logprobs.append(logprob)
-                row.finish_reason = self._finished(row)
-                if row.finish_reason:
-                    self._remember(row, buffer, k)
-                else:
-                    keep.append(k)
+            for k, (row, token, logprob) in enumerate(zip(batch, ids.tolist(), logprobs.tolist(), strict=True)):
+                if not row.finish_reason:
+                    self._advance(row, token, logprob, buffer, k)
+            keep = [k for k, row in enumerate(batch) if not row.finish_reason]
             if not keep:
                 return
-            if len(keep) < len(live):
+            if len(keep) <= COMPACT_BELOW * len(batch):
                 index = torch.tensor(keep, device=logits.device)
                 buffer.select(index)
                 ids = ids[index]
-                live = [live[k] for k in keep]
+                batch = [batch[k] for k in keep]
             logits = self._forward(ids[:, None], buffer)
+
+    def _advance(self, row: _Row, token: int, logprob: float, buffer: KVBuffer, k: int) -> None:
+        row.ids.append(token)
+        row.logprobs.append(logprob)
+        row.finish_reason = self._finished(row)
+        if row.finish_reason:
+            self._remember(row, buffer, k)
 
     def _prefill(self, rows: list[_Row]) -> tuple[torch.Tensor, KVBuffer]:
         """Feed what the cache does not hold; logits ``[num_rows, vocab]`` of the next id of every row."""
@@ -168,7 +173,8 @@ class EmbeddedAgent:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits
+        return logits[:, -1].float()
 
     def _finished(self, row: _Row) -> str:
         if row.ids[-1] == self.tokenizer.eos_id or self._stops.hit(row.ids, row.request.stop):

@@ -58,7 +58,9 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     _write_misses(run.path / "misses.md", played)
     console = Console(soft_wrap=True)
     console.print(summary_table(summaries))
-    console.print(f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}", highlight=False)
+    console.print(
+        f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}", highlight=False
+    )
     return summaries
 
 
@@ -168,7 +170,13 @@ def _write_summary(path: Path, summaries: Sequence[Summary]) -> None:
 
 
 def _write_misses(path: Path, played: Sequence[Trajectory]) -> None:
-    lines = ["# Misses", "", _count_misses(played) or "none", "", "| problem | cause | gold | answer | verdict | statuses |"]
+    lines = [
+        "# Misses",
+        "",
+        _count_misses(played) or "none",
+        "",
+        "| problem | cause | gold | answer | verdict | statuses |",
+    ]
     lines.append("|---|---|---|---|---|---|")
     for trajectory in played:
         if cause := miss_cause(trajectory):

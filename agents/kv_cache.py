@@ -46,7 +46,7 @@ class KVBuffer:
         return self.length
 
     def extend(self, num_new: int, valid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make room for new columns; returns the additive mask ``[rows, 1, new, length]`` and positions ``[rows, new]``.
+        """Make room for columns; returns the additive mask ``[rows, 1, new, length]`` and positions ``[rows, new]``.
 
         Args:
             valid: ``[rows, new]``, False on padding; ``None`` for all real.

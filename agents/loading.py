@@ -15,7 +15,7 @@ from retool_env.errors import UsageError
 
 __all__ = ["check_context", "load_model", "save_checkpoint", "setup_torch"]
 
-hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+hf_logging.disable_progress_bar()
 
 
 def setup_torch(*, seed: int, threads: int | None, deterministic: bool) -> None:
@@ -23,6 +23,8 @@ def setup_torch(*, seed: int, threads: int | None, deterministic: bool) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+    # Only reads of memory that was never written would differ; filling it costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(seed)
 
 

@@ -27,9 +27,7 @@ __all__ = ["Slots", "make_request", "play"]
 Observation = dict[str, NDArray[np.int64]]
 
 
-def make_request(
-    observation: Observation, *, sampling_seed: int, stop: tuple[str, ...], sampling: Sampling
-) -> Request:
+def make_request(observation: Observation, *, sampling_seed: int, stop: tuple[str, ...], sampling: Sampling) -> Request:
     """What the agent is asked in the state that the observation shows."""
     turn = int(observation["turn"][0])
     return Request(

@@ -77,7 +77,6 @@ class RunFolder:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **clean}) + "\n")
 
-
     def keep_metrics(self, keep: Callable[[str, int], bool]) -> None:
         """Drop rows of ``metrics.jsonl`` that a resumed run will write again.
 
@@ -104,7 +103,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from agents.base import Generation, Request
 from retool_env.problems import Problem
-from retool_env.sources.gsm8k import annotations
+from retool_env.sources.gsm8k import calculator_annotations
 from retool_env.tokenizer import Tokenizer
 
 __all__ = ["OracleAgent", "ScriptedAgent", "program_for"]
@@ -73,7 +73,7 @@ def program_for(problem: Problem) -> str:
     """A program that prints the answer last; ``""`` when none is known."""
     if expression := problem.metadata.get("expression"):
         return f"{problem.metadata.get('imports', '')}print({expression})"
-    return "\n".join(f"print({_as_python(expression)})" for expression in annotations(problem))
+    return "\n".join(f"print({_as_python(expression)})" for expression in calculator_annotations(problem))
 
 
 def _as_python(expression: str) -> str:

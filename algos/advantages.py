@@ -29,18 +29,23 @@ EPSILON = 1e-6
 def grpo(rewards: Rewards) -> Rewards:
     """Standardised within the group; zero for a group of one. Shapes ``[group_size]``."""
     spread = rewards.std(ddof=1) if len(rewards) > 1 else 0.0
-    return (rewards - rewards.mean()) / (spread + EPSILON)
+    return _centred(rewards) / (spread + EPSILON)
 
 
 def dr_grpo(rewards: Rewards) -> Rewards:
     """Centred, not scaled: hard and easy problems keep their weight. Shapes ``[group_size]``."""
-    return rewards - rewards.mean()
+    return _centred(rewards)
 
 
 def rloo(rewards: Rewards) -> Rewards:
     """Against the mean of the others; zero for a group of one. Shapes ``[group_size]``."""
     num = len(rewards)
-    return (rewards - rewards.mean()) * num / (num - 1) if num > 1 else np.zeros_like(rewards)
+    return _centred(rewards) * num / (num - 1) if num > 1 else np.zeros_like(rewards)
+
+
+def _centred(rewards: Rewards) -> Rewards:
+    centred: Rewards = rewards - rewards.mean()
+    return centred
 
 
 ADVANTAGES: Mapping[str, Callable[[Rewards], Rewards]] = {"grpo": grpo, "dr_grpo": dr_grpo, "rloo": rloo}

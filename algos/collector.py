@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -41,11 +41,10 @@ from retool_env.trajectory import Trajectory
 
 __all__ = ["CollectorRollouts", "DirectTransport", "PlainRollouts", "Rollouts", "TurnPolicy"]
 
-OnFinished = Callable[[list[Trajectory]], Any]
 OBSERVATION_KEYS = ("token_ids", "budget", "ticket", "turn")
 
 
-@register_gym_spec_conversion(TokenSequence)  # type: ignore[untyped-decorator, no-untyped-call]
+@register_gym_spec_conversion(TokenSequence)  # type: ignore[untyped-decorator]
 def _token_spec(spec: TokenSequence, device: torch.device | None = None, **_: Any) -> Unbounded:
     return Unbounded(shape=(-1,), dtype=torch.int64, device=device)
 
@@ -53,7 +52,7 @@ def _token_spec(spec: TokenSequence, device: torch.device | None = None, **_: An
 class Rollouts(Protocol):
     """Where a trainer gets its trajectories."""
 
-    def collect(self, step: int, on_finished: OnFinished | None = None) -> list[Trajectory]:
+    def collect(self, step: int) -> list[Trajectory]:
         """All trajectories of one training step, in ticket order; steps are asked for in order."""
         ...
 
@@ -81,13 +80,9 @@ class PlainRollouts:
         self._slots = Slots(feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling)
         self._tickets_per_step = tickets_per_step
 
-    def collect(self, step: int, on_finished: OnFinished | None = None) -> list[Trajectory]:
-        trajectories: list[Trajectory] = []
-        for finished in self._slots.run(step * self._tickets_per_step, self._tickets_per_step):
-            trajectories += finished
-            if on_finished:
-                on_finished(finished)
-        return sorted(trajectories, key=lambda trajectory: trajectory.ticket)
+    def collect(self, step: int) -> list[Trajectory]:
+        rounds = self._slots.run(step * self._tickets_per_step, self._tickets_per_step)
+        return sorted((t for finished in rounds for t in finished), key=lambda trajectory: trajectory.ticket)
 
     def set_version(self, version: int) -> None:
         """Nothing waits for a version here."""
@@ -99,8 +94,8 @@ class PlainRollouts:
 class TurnPolicy(TensorDictModuleBase):  # type: ignore[misc]
     """One turn as a TorchRL policy: called in the environment's own thread, waits for gate and batch."""
 
-    in_keys = list(OBSERVATION_KEYS)
-    out_keys = ["action"]
+    in_keys: ClassVar[list[str]] = list(OBSERVATION_KEYS)
+    out_keys: ClassVar[list[str]] = ["action"]
 
     def __init__(
         self,
@@ -112,7 +107,7 @@ class TurnPolicy(TensorDictModuleBase):  # type: ignore[misc]
         stop: tuple[str, ...],
         sampling: Sampling,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._scheduler, self._recorder, self._feeder = scheduler, recorder, feeder
         self._num_slots, self._stop, self._sampling = num_slots, stop, sampling
 
@@ -187,14 +182,11 @@ class CollectorRollouts:
     ) -> None:
         self._recorder = recorder
         self._tickets_per_step = tickets_per_step
-        self._scheduler = Lockstep(
-            agent, num_slots=num_slots, tickets_per_step=tickets_per_step, staleness=staleness
-        )
+        self._closing = False
+        self._scheduler = Lockstep(agent, num_slots=num_slots, tickets_per_step=tickets_per_step, staleness=staleness)
         settings = env.model_dump()
         stop = MathToolEnv(**settings).dialect.stop
-        policy = TurnPolicy(
-            self._scheduler, recorder, feeder, num_slots=num_slots, stop=stop, sampling=sampling
-        )
+        policy = TurnPolicy(self._scheduler, recorder, feeder, num_slots=num_slots, stop=stop, sampling=sampling)
         self._collector = AsyncBatchedCollector(
             [functools.partial(_make_env, feeder, slot, num_slots, settings) for slot in range(num_slots)],
             policy=policy,
@@ -207,35 +199,42 @@ class CollectorRollouts:
             frames_per_batch=4 * num_slots,
             total_frames=-1,
         )
-        self._transitions: Iterator[TensorDictBase] = iter(self._collector)
-        self._early: dict[int, Trajectory] = {}
+        self._arrived: dict[int, Trajectory] = {}
+        self._failure: Exception | None = None
+        self._drain = threading.Thread(target=self._receive, name="collector", daemon=True)
+        self._drain.start()
 
-    def collect(self, step: int, on_finished: OnFinished | None = None) -> list[Trajectory]:
+    def collect(self, step: int) -> list[Trajectory]:
         first = step * self._tickets_per_step
         wanted = range(first, first + self._tickets_per_step)
-        missing = {ticket for ticket in wanted if ticket not in self._early}
-        while missing:
-            trajectory = self._next()
-            self._early[trajectory.ticket] = trajectory
-            missing.discard(trajectory.ticket)
-            if on_finished:
-                on_finished([trajectory])
-        return [self._early.pop(ticket) for ticket in wanted]
+        self._scheduler.serve(lambda: self._failure is not None or all(ticket in self._arrived for ticket in wanted))
+        if self._failure is not None:
+            raise self._failure
+        return [self._arrived.pop(ticket) for ticket in wanted]
 
     def set_version(self, version: int) -> None:
         self._scheduler.set_version(version)
 
     def close(self) -> None:
         """Stop the threads. The scheduler goes first: a thread that waits in it cannot see the collector's flag."""
+        self._closing = True
         self._scheduler.close()
-        close = getattr(self._transitions, "close", None)
-        if close is not None:
-            close()
         self._collector.shutdown()
+        self._drain.join()
 
-    def _next(self) -> Trajectory:
-        last = next(self._transitions)[-1]
+    def _receive(self) -> None:
+        """Take what TorchRL yields; runs in its own thread, because the caller's generates meanwhile."""
+        try:
+            for transitions in self._collector:
+                self._take(transitions[-1])
+                self._scheduler.poke()
+        except Exception as error:  # noqa: BLE001 - whatever user code in a thread raised is raised again by collect()
+            if not self._closing:
+                self._failure = error
+                self._scheduler.poke()
+
+    def _take(self, last: TensorDictBase) -> None:
         trajectory = self._recorder.take(int(last["ticket"]))
         seen = last["next", "token_ids"].numpy()
         assert np.array_equal(seen, trajectory.transcript.token_ids), "collector and recorder differ in ids"
-        return trajectory
+        self._arrived[trajectory.ticket] = trajectory

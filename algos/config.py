@@ -101,11 +101,8 @@ class TracesConfig(Config):
         families: weights of the problem families; ``null`` for equal ones.
     """
 
-    num: PositiveInt = 44_000
-    phases: tuple[TracePhase, ...] = (
-        TracePhase(share=0.85, tool_easy=0.35, tool_hard=0.82),
-        TracePhase(share=0.15, tool_easy=0.15, tool_hard=0.12),
-    )
+    num: PositiveInt = 40_000
+    phases: tuple[TracePhase, ...] = (TracePhase(share=1.0, tool_easy=0.3, tool_hard=0.8),)
     families: dict[str, float] | None = None
 
 

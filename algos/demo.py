@@ -37,12 +37,12 @@ TITLES = {
     "strategic": "After GRPO with a price on calls",
 }
 DESCRIPTIONS = {
-    "sft": "Supervised training on traces of mixed quality: right programs, forgotten prints, repaired errors, and many "
-    "confident guesses. The model can call Python; it does not know when to.",
-    "grpo": "Reinforcement learning that rewards only the final answer (+1 right, -1 wrong). Calling Python pays, so the "
-    "model learns to call it, and to call it right.",
-    "strategic": "From the same cold start, a right answer earns 1 - 0.5 per call and a wrong one nothing. The model keeps "
-    "the tool for what it cannot do in its head.",
+    "sft": "Supervised training on traces of mixed quality: right programs, forgotten prints, repaired errors, and "
+    "many confident guesses. The model can call Python; it does not know when to.",
+    "grpo": "Reinforcement learning that rewards only the final answer (+1 right, -1 wrong). Calling Python pays, so "
+    "the model learns to call it, and to call it right.",
+    "strategic": "From the same cold start, a right answer earns 1 - 0.5 per call and a wrong one nothing. The model "
+    "keeps the tool for what it cannot do in its head.",
 }
 LEAD = (
     "A {size} Qwen2-architecture model, trained from random weights on CPU cores, learns when and how to call a Python "

@@ -28,7 +28,7 @@ class RunLogger:
     def __init__(self, run: RunFolder, *, total: int, label: str) -> None:
         self.run = run
         self.console = Console(soft_wrap=True)
-        self._board = SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(run.path / "tensorboard"))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,14 +49,14 @@ class RunLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """One row of numbers."""
         self.run.log(phase, step, metrics)
         for name, value in metrics.items():
             if math.isfinite(value):
-                self._board.add_scalar(f"{phase}/{name}", value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(f"{phase}/{name}", value, step)
 
     def advance(self, step: int, note: str) -> None:
         """Move the bar to ``step``."""

@@ -6,6 +6,7 @@ in a step has no entry: an absent number is never 0.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
@@ -32,7 +33,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
         "num_failed": float(len(trajectories) - len(scored)),
     }
     for part in {p.name for t in scored for p in t.record.reward_parts}:
-        metrics |= _mean(f"reward/{part}", scored, lambda t, part=part: _part(t, part))
+        metrics |= _mean(f"reward/{part}", scored, functools.partial(_part, part))
     for family in sorted({t.record.problem.family for t in scored} - {""}):
         members = [t for t in scored if t.record.problem.family == family]
         metrics |= _mean(f"accuracy/{family}", members, lambda t: float(t.record.correct))
@@ -54,7 +55,7 @@ def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], f
     return {name: fmean(value(row) for row in rows)} if rows else {}
 
 
-def _part(trajectory: Trajectory, name: str) -> float:
+def _part(name: str, trajectory: Trajectory) -> float:
     return next((p.weighted or 0.0 for p in trajectory.record.reward_parts if p.name == name), 0.0)
 
 

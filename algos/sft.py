@@ -139,7 +139,7 @@ def sft_step(scorer: Scorer, optimizer: torch.optim.Optimizer, batch: TensorDict
     logprobs, _ = scorer(batch["token_ids"], batch["trained"])
     loss = -(logprobs * batch["weights"][batch["trained"]]).sum()
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(scorer.parameters(), max_grad_norm)
     optimizer.step()
     return float(loss.detach())

@@ -26,7 +26,9 @@ __all__ = ["build_model", "build_tokenizer", "make_tiny"]
 
 SPECIALS = ("<pad>", "<eos>", "<code>", "</code>", "<interpreter>", "</interpreter>", "<answer>", "</answer>")
 PIECE = r"```python\n|\n```\n| ?[A-Za-z]+|\d{1,3}|\\boxed|\*\*| ?[^\sA-Za-z\d]|\s"
-ERROR_WORDS = "Traceback (most recent call last): File line in module Error SyntaxError TypeError ValueError invalid syntax"
+ERROR_WORDS = (
+    "Traceback (most recent call last): File line in module Error SyntaxError TypeError ValueError invalid syntax"
+)
 
 
 def _corpus() -> Iterable[str]:

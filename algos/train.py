@@ -39,6 +39,7 @@ from retool_env.trajectory import Trajectory, append_trajectories
 
 __all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train", "update"]
 
+
 def train(config: TrainConfig) -> Path:
     """Run ``retool train``; returns the folder of the last checkpoint.
 
@@ -122,9 +123,8 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: EmbeddedAgent, *, 
 
 
 def make_optimizer(model: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
+    """AdamW over all parameters."""
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def _loop(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,9 @@ def _dispatch(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in rest):
         from retool_env.cli_help import command_help
 
-        print(command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES))
+        print(
+            command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES)
+        )
         return 0
     return _run(name, _overrides(rest))
 
@@ -147,10 +149,9 @@ def _overrides(arguments: list[str]) -> list[str]:
     return overrides
 
 
-def _load(target: str) -> Callable[..., Any]:
+def _load(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return loaded
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _overview() -> str:

@@ -50,7 +50,10 @@ def _meanings(config: type[BaseModel]) -> dict[str, str]:
     """The ``Attributes:`` section of the class, without its markup."""
     _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
     entries = _ENTRY.findall(textwrap.dedent(section))
-    return {name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "") for name, text in entries}
+    return {
+        name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "")
+        for name, text in entries
+    }
 
 
 def _show(value: Any) -> str:
@@ -58,4 +61,8 @@ def _show(value: Any) -> str:
         return f"[{', '.join(map(_show, value))}]"
     if isinstance(value, BaseModel):
         return "{" + ", ".join(f"{k}: {_show(v)}" for k, v in value) + "}"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, dict)
+        else str(value)
+    )

@@ -32,7 +32,9 @@ C = TypeVar("C", bound=Config)
 def config_folder() -> Path:
     """Where the YAML files are."""
     package = Path(__file__).resolve().parent
-    found = [folder for folder in (package.parent / "configs", package / "configs") if (folder / "train.yaml").is_file()]
+    found = [
+        folder for folder in (package.parent / "configs", package / "configs") if (folder / "train.yaml").is_file()
+    ]
     assert found, f"no configs/ beside or inside {package}"
     return found[0]
 

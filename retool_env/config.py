@@ -1,4 +1,7 @@
-"""What can be set about problems and environment: the same names in ``gymnasium.make``, in YAML and on the command line."""
+"""What can be set about problems and environment.
+
+The names are the same in ``gymnasium.make``, in YAML and on the command line.
+"""
 
 from __future__ import annotations
 

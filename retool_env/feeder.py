@@ -26,7 +26,8 @@ __all__ = ["Feeder", "ProblemSource", "Ticket"]
 class ProblemSource(Protocol):
     """A sequence of problems. ``problem(i)`` is a pure function of ``i``; ``size`` is ``None`` when it never ends."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def size(self) -> int | None: ...

@@ -122,7 +122,9 @@ class FileTokenizer:
         name = name["content"] if isinstance(name, dict) else name
         eos = self._backend.token_to_id(name)
         if eos is None:
-            raise UsageError(f"{self._folder}: eos_token {name!r} is not in the vocabulary; set it in tokenizer_config.json")
+            raise UsageError(
+                f"{self._folder}: eos_token {name!r} is not in the vocabulary; set it in tokenizer_config.json"
+            )
         return int(eos)
 
     @functools.cached_property

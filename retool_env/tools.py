@@ -19,6 +19,7 @@ __all__ = ["CodeInterpreter", "ToolCall", "ToolResult", "Traceback"]
 Traceback = Literal["full", "short"]
 
 NO_OUTPUT = "(no output)"
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class CodeInterpreter:
     """
 
     sandbox: Sandbox
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
     mode: Mode = "notebook"
     traceback: Traceback = "full"
 

@@ -94,9 +94,7 @@ class Trajectory:
             policy_version=np.array(row["policy_version"], dtype=np.int64),
             spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
         )
-        return cls(
-            ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript
-        )
+        return cls(ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript)
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:

@@ -50,9 +50,9 @@ def tiny_env(tiny_folder: Path) -> EnvConfig:
 @pytest.fixture(scope="session")
 def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's cold start on half of its traces: a checkpoint that calls Python, and not reliably."""
+    from algos.config import SftConfig
     from algos.sft import sft
     from retool_env.compose import compose
-    from algos.config import SftConfig
 
     out = tmp_path_factory.mktemp("cold-start") / "run"
     overrides = ["experiment=tiny_sft", f"out={out}", "traces.num=24000", "eval.problems.size=100", "eval.greedy=false"]

@@ -35,8 +35,13 @@ class Turn:
 class Dialect(Protocol):
     """One way of writing tool calls."""
 
-    name: str
-    stop: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a turn, beside the end-of-turn token."""
+        ...
 
     def build_prompt(self, problem: Problem) -> tuple[Message, ...]:
         """The conversation that the policy continues."""

@@ -65,7 +65,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         UsageError: a name, file or limit that cannot work; the message names it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         vocab = load_tokenizer(self.config.tokenizer)
         length = self.config.max_context_tokens
         count = spaces.Box(0, np.iinfo(np.int64).max, (1,), np.int64)
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "token_ids": TokenSequence(vocab.vocab_size, length),
                 "budget": count,
@@ -154,7 +154,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         terminated = record.outcome.terminated
         return self._observe(scored=reward is not None), reward or 0.0, terminated, not terminated, info
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The transcript as text."""
         return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
 

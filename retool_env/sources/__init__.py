@@ -67,6 +67,8 @@ def open_source(
         from retool_env.sources.gsm8k import read_gsm8k
 
         if path is None:
-            raise UsageError("problems.path is not set; problems=gsm8k needs the jsonl file, e.g. problems.path=test.jsonl")
+            raise UsageError(
+                "problems.path is not set; problems=gsm8k needs the jsonl file, e.g. problems.path=test.jsonl"
+            )
         return ListSource(name=name, problems=read_gsm8k(Path(path), limit=size))
     raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, NAMES)}")

@@ -52,7 +52,12 @@ class _Task:
 
 def _add(rng: random.Random) -> _Task:
     a, b = rng.randint(0, 9), rng.randint(0, 9)
-    wordings = (f"What is {a} + {b}?", f"Add {a} and {b}.", f"Find the sum of {a} and {b}.", f"How much is {a} plus {b}?")
+    wordings = (
+        f"What is {a} + {b}?",
+        f"Add {a} and {b}.",
+        f"Find the sum of {a} and {b}.",
+        f"How much is {a} plus {b}?",
+    )
     return _Task(operands=(a, b), wordings=wordings, expression=f"{a}+{b}", answer=a + b)
 
 

@@ -1,8 +1,8 @@
 """GSM8K as published: one JSON object per line with ``question`` and ``answer``.
 
 ``answer`` is a worked solution that ends in ``#### 42``; the gold is what follows. Its calculator annotations
-(``<<48/2=24>>``) are kept apart by :func:`annotations` and never reach a prompt; an oracle replays them as code to
-check the whole chain on real data.
+(``<<48/2=24>>``) are kept apart by :func:`calculator_annotations` and never reach a prompt; an oracle replays them as
+code to check the whole chain on real data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from retool_env.errors import UsageError
 from retool_env.problems import Problem
 
-__all__ = ["annotations", "read_gsm8k"]
+__all__ = ["calculator_annotations", "read_gsm8k"]
 
 _ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 
@@ -28,7 +28,7 @@ def read_gsm8k(path: Path, *, limit: int | None = None) -> tuple[Problem, ...]:
     """
     if not path.is_file():
         raise UsageError(f"problems.path={str(path)!r}: no such file; give the path of a GSM8K jsonl file")
-    problems = []
+    problems: list[Problem] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if limit is not None and len(problems) >= limit:
@@ -65,6 +65,6 @@ def _read_row(path: Path, number: int, line: str) -> Problem:
     )
 
 
-def annotations(problem: Problem) -> tuple[str, ...]:
+def calculator_annotations(problem: Problem) -> tuple[str, ...]:
     """The left-hand sides of the calculator annotations of a problem, in order; ``()`` when it has none."""
     return tuple(match[1].strip() for match in _ANNOTATION.finditer(problem.metadata.get("solution", "")))

@@ -106,7 +106,7 @@ def _answer(answer: str, intro: str = "") -> RecordedTurn:
 
 
 def _guess(rng: random.Random, problem: Problem) -> str:
-    """What a small model would say without computing: right for the easy family, else a number as long as the answer."""
+    """An answer without computing: right for the easy family, else a number as long as the right one."""
     if problem.family in EASY_FAMILIES:
         return problem.answer
     digits = len(problem.answer)

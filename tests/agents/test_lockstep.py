@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -30,6 +32,20 @@ class Echo:
         return [Generation.written([request.session]) for request in requests]
 
 
+@contextmanager
+def serving(agent: Echo, **settings: int) -> Iterator[Lockstep]:
+    """A scheduler whose batches run in a thread of the test."""
+    scheduler = Lockstep(agent, **settings)
+    server = threading.Thread(target=scheduler.serve, args=(lambda: False,))
+    server.start()
+    try:
+        yield scheduler
+    finally:
+        scheduler.close()
+        server.join(timeout=20)
+        assert not server.is_alive()
+
+
 def request(ticket: int) -> Request:
     return Request(token_ids=np.array([1]), budget=1, session=ticket)
 
@@ -51,15 +67,16 @@ def test_batches_do_not_depend_on_who_is_quick() -> None:
     seen = []
     for jitter in (0.0, 0.01):
         echo = Echo()
-        scheduler = Lockstep(echo, num_slots=4, tickets_per_step=8)
-        scheduler.set_version(0)
         got: list = []
-        # Slot s plays tickets s and s + 4; slot 0 takes fewer turns and waits for nobody at the end.
-        threads = [run(scheduler, s, [s, s + 4], 2, jitter, got) for s in range(4)]
-        for thread in threads:
-            thread.join(timeout=20)
-            assert not thread.is_alive()
-        scheduler.close()
+        with serving(echo, num_slots=4, tickets_per_step=4) as scheduler:
+            scheduler.set_version(0)
+            threads = [run(scheduler, s, [s, s + 4], 2, jitter, got) for s in range(4)]
+            while len(got) < 8:
+                time.sleep(0.01)
+            scheduler.set_version(1)
+            for thread in threads:
+                thread.join(timeout=20)
+                assert not thread.is_alive()
         assert sorted(map(tuple, got)) == sorted((t,) for t in range(8) for _ in range(2))
         seen.append(echo.batches)
     assert seen[0] == seen[1] == [[0, 1, 2, 3]] * 2 + [[4, 5, 6, 7]] * 2
@@ -67,45 +84,42 @@ def test_batches_do_not_depend_on_who_is_quick() -> None:
 
 def test_the_gate_holds_tickets_of_later_steps() -> None:
     echo = Echo()
-    scheduler = Lockstep(echo, num_slots=2, tickets_per_step=2)
     got: list = []
-    threads = [run(scheduler, s, [s, s + 2], 1, 0.0, got) for s in range(2)]
-    time.sleep(0.2)
-    assert echo.batches == []
-    scheduler.set_version(0)
-    time.sleep(0.3)
-    assert echo.batches == [[0, 1]]
-    scheduler.set_version(1)
-    for thread in threads:
-        thread.join(timeout=20)
-    assert echo.batches == [[0, 1], [2, 3]]
-    scheduler.close()
+    with serving(echo, num_slots=2, tickets_per_step=2) as scheduler:
+        threads = [run(scheduler, s, [s, s + 2], 1, 0.0, got) for s in range(2)]
+        time.sleep(0.2)
+        assert echo.batches == []
+        scheduler.set_version(0)
+        time.sleep(0.3)
+        assert echo.batches == [[0, 1]]
+        scheduler.set_version(1)
+        for thread in threads:
+            thread.join(timeout=20)
+        assert echo.batches == [[0, 1], [2, 3]]
 
 
 def test_staleness_opens_the_gate_earlier() -> None:
     echo = Echo()
-    scheduler = Lockstep(echo, num_slots=1, tickets_per_step=1, staleness=1)
     got: list = []
-    thread = run(scheduler, 0, [0, 1, 2], 1, 0.0, got)
-    scheduler.set_version(0)
-    time.sleep(0.3)
-    assert echo.batches == [[0], [1]]
-    scheduler.set_version(1)
-    thread.join(timeout=20)
-    assert echo.batches == [[0], [1], [2]]
-    scheduler.close()
+    with serving(echo, num_slots=1, tickets_per_step=1, staleness=1) as scheduler:
+        thread = run(scheduler, 0, [0, 1, 2], 1, 0.0, got)
+        scheduler.set_version(0)
+        time.sleep(0.3)
+        assert echo.batches == [[0], [1]]
+        scheduler.set_version(1)
+        thread.join(timeout=20)
+        assert echo.batches == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize("error", [EngineError("gone"), RuntimeError("out of memory")])
 def test_an_engine_failure_reaches_every_slot_and_the_next_batch_works(error: Exception) -> None:
     echo = Echo(error)
-    scheduler = Lockstep(echo, num_slots=1, tickets_per_step=9)
-    scheduler.set_version(0)
-    with pytest.raises(EngineError):
-        scheduler.act(0, 0, request(0))
-    echo.error = None
-    assert scheduler.act(0, 1, request(1)).token_ids.tolist() == [1]
-    scheduler.close()
+    with serving(echo, num_slots=1, tickets_per_step=9) as scheduler:
+        scheduler.set_version(0)
+        with pytest.raises(EngineError):
+            scheduler.act(0, 0, request(0))
+        echo.error = None
+        assert scheduler.act(0, 1, request(1)).token_ids.tolist() == [1]
 
 
 def test_close_wakes_those_who_wait() -> None:

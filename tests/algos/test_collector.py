@@ -11,15 +11,17 @@ import torch
 from agents.embedded import EmbeddedAgent
 from agents.loading import load_model
 from algos.config import AlgoConfig, RolloutConfig, TrainConfig
-from algos.train import learn, make_optimizer, make_rollouts
 from algos.losses import PolicyLoss
 from algos.scorer import Scorer
+from algos.train import learn, make_optimizer, make_rollouts
 from retool_env.config import EnvConfig
 from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory
 
 
-def run(folder: Path, env: EnvConfig, collector: str, num_slots: int, steps: int = 3) -> tuple[list, list, torch.Tensor]:
+def run(
+    folder: Path, env: EnvConfig, collector: str, num_slots: int, steps: int = 3
+) -> tuple[list, list, torch.Tensor]:
     config = TrainConfig(
         model={"path": str(folder)},
         env=env,

@@ -20,7 +20,9 @@ from retool_env.verifier.verdict import Verdict
 PROBLEM = Problem(id="p", prompt="?", answer="1")
 
 
-def trajectory(reward: float | None, *, group: int = 0, sample: int = 0, outcome: Outcome = Outcome.ANSWERED) -> Trajectory:
+def trajectory(
+    reward: float | None, *, group: int = 0, sample: int = 0, outcome: Outcome = Outcome.ANSWERED
+) -> Trajectory:
     """Two prompt ids, two sampled, one of a tool, one sampled."""
     nan = np.nan
     transcript = Transcript(

@@ -35,7 +35,9 @@ def test_calls(text: str, code: str) -> None:
     assert not turn.calls[0].problem
 
 
-@pytest.mark.parametrize("text", ["no opening</code>", "<code></code>", "<code>\n```python\n\n```\n</code>", "</code><code>x"])
+@pytest.mark.parametrize(
+    "text", ["no opening</code>", "<code></code>", "<code>\n```python\n\n```\n</code>", "</code><code>x"]
+)
 def test_malformed_calls_say_what_is_wrong(text: str) -> None:
     (call,) = DIALECT.parse(text).calls
     assert call.problem.startswith("Error: ")

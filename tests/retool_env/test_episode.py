@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,10 +64,10 @@ def test_context_only_grows_by_sampled_and_observed_ids(turns: list[list[int]], 
     limits = {"max_context_tokens": 400, "max_turn_tokens": 60, "max_tool_rounds": 3, "max_tool_tokens": 30}
     episode = make_episode(**limits)
     contexts = play(episode, turns, outputs)
-    for before, after in zip(contexts, contexts[1:], strict=False):
+    for before, after in itertools.pairwise(contexts):
         assert after[: len(before)] == before
     assert len(episode.token_ids) == len(episode.action_mask) <= limits["max_context_tokens"]
-    sampled = [turn for turn in turns][: episode.turn]
+    sampled = turns[: episode.turn]
     spans = [span for span in episode.spans if span.role == "assistant"]
     for span, turn in zip(spans, sampled, strict=True):
         written = episode.token_ids[span.start : span.end]

@@ -41,7 +41,8 @@ from retool_env.sandbox.wire import Report
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
 
-BRIEF = Limits(cpu_seconds=0.5, wall_seconds=5.0, memory_mb=256)
+BRIEF = Limits(cpu_seconds=0.3, wall_seconds=20.0, memory_mb=128)
+ROOMY = Limits(cpu_seconds=10.0, wall_seconds=20.0, memory_mb=128)
 SLEEPER = "import time\nopen('asleep', 'w').close()\ntime.sleep(600)"
 DAEMON = """
 import os, time
@@ -153,7 +154,7 @@ STATUSES = [
 def test_status_tells_how_the_program_ended(
     sandbox: LocalSandbox, code: str, status: RunStatus, exit_code: int | None
 ) -> None:
-    result = sandbox.run(code, limits=BRIEF)
+    result = sandbox.run(code, limits=BRIEF if status is RunStatus.TIMEOUT else ROOMY)
     assert (result.status, result.exit_code) == (status, exit_code), result
 
 

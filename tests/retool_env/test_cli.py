@@ -1,0 +1,121 @@
+"""The command line: help, mistakes in one line with exit code 2, and start-up without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retool_env.cli import ALIASES, COMMANDS, main
+
+
+def retool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "retool_env.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def row(question: object = "What is 1 + 1?", answer: object = "It is 2.\n#### 2", **more: object) -> str:
+    return json.dumps({"question": question, "answer": answer, **more}) + "\n"
+
+
+MISTAKES = [
+    (["demoo"], "unknown command 'demoo'; did you mean 'demo'?"),
+    (["eval", "--modell", "x"], "unknown flag '--modell'"),
+    (["eval", "--agent"], "--agent needs a value"),
+    (["eval", "agent.nam=oracle"], "unknown config key 'agent.nam'; did you mean 'agent.name'?"),
+    (["eval", "samples=many"], "samples='many': input should be a valid integer"),
+    (["eval", "samples=0"], "samples=0: input should be greater than 0"),
+    (["eval", "experiment=tiny_grpoo"], "no recipe 'experiment/tiny_grpoo'; known: tiny_grpo"),
+    (["eval", "agent=orakel", "problems.size=1"], "agent='orakel' is unknown; did you mean 'oracle'?"),
+    (["eval", "agent=oracle"], "problems='arithmetic' never ends; set problems.size"),
+    (["eval", "problems.size=1"], "agent.path is not set; give the checkpoint folder, or agent=oracle"),
+    (["eval", "agent=oracle", "problems=gsm8k"], "problems.path is not set"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=no.jsonl"], "problems.path='no.jsonl': no such file"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=column.jsonl"], "column.jsonl:2: no text column 'question'; it has 'prompt', 'answer'"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=gold.jsonl"], "gold.jsonl:1: the gold answer after '####' is empty"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=text.jsonl"], "text.jsonl:1: not JSON"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=empty.jsonl"], "empty.jsonl: holds no problem"),
+    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=good.jsonl", "env.max_context_tokens=50"], "problem 'gsm8k/0': its prompt has"),
+    (["eval", "agent=oracle", "problems.size=2", "problems.families={ad: 1}"], "problems.families: 'ad' is unknown; did you mean 'add'?"),
+    (["eval", "agent=oracle", "problems.size=5000", "problems.families={add: 1}"], "problems.size=5000: 'add' has no more different"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "good.jsonl").write_text(row())
+    (tmp_path / "column.jsonl").write_text(row() + json.dumps({"prompt": "?", "answer": "#### 1"}) + "\n")
+    (tmp_path / "gold.jsonl").write_text(row(answer="I do not know #### "))
+    (tmp_path / "text.jsonl").write_text("What is 1 + 1?\n")
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("retool: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs" / "eval" / "trajectories.jsonl").exists()
+
+
+def test_a_mistake_leaves_no_traceback_in_a_real_process(tmp_path: Path) -> None:
+    done = retool("train", "experiment=tiny_grpo", "model.path=nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "retool: 'nowhere' is no checkpoint: no config.json there; give a Hugging Face model folder\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_names_every_setting_and_imports_no_torch(command: str) -> None:
+    code = (
+        "import sys; from retool_env.cli import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules, 'torch was imported'; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+    settings = [line for line in done.stdout.splitlines() if line.startswith("  ") and " = " in line]
+    assert len(settings) >= 10
+
+
+def test_help_of_train_explains_and_shows_defaults() -> None:
+    done = retool("train", "--help")
+    assert "  algo.mask_tool_tokens = true\n      off: train on the interpreter's tokens too" in done.stdout
+    assert "  env.max_tool_rounds = 8\n" in done.stdout
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import sys, retool_env; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_aliases_are_keys_of_some_command() -> None:
+    from retool_env.cli import _load
+    from retool_env.compose import _keys
+
+    known = {key for command in COMMANDS.values() for key in _keys(_load(command.config), "")}
+    assert set(ALIASES.values()) <= known
+
+
+def test_flags_of_the_guides(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["--agent", "oracle", "--max_samples=5", f"--output_dir={out}", "problems.split=heldout"]
+    assert main(["eval", *arguments]) == 0
+    assert len((out / "trajectories.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_sweep_gives_every_job_its_folder(tmp_path: Path) -> None:
+    arguments = ["eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2", "seed=0,1"]
+    done = retool(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
