@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from agents.run_folder import atomic
@@ -14,6 +15,19 @@ from retool_env.config import EnvConfig
 from retool_env.errors import UsageError
 
 __all__ = ["check_context", "load_model", "save_checkpoint", "setup_torch"]
+
+# Copied as they are: loading and saving a tokenizer through transformers may replace its rules by those that its model
+# type usually has (5.12 does so for every Qwen2).
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
 
 hf_logging.disable_progress_bar()
 
@@ -52,7 +66,9 @@ def save_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic(folder) as temporary:
         model.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(tokenizer, local_files_only=True).save_pretrained(temporary)
+        for name in TOKENIZER_FILES:
+            if (Path(tokenizer) / name).is_file():
+                shutil.copyfile(Path(tokenizer) / name, temporary / name)
         if extra is not None:
             extra(temporary)
 

@@ -5,7 +5,8 @@ cut into groups of up to three digits and each group is one token: copying a num
 With single digits the same model did not learn to copy within a hundred times the tokens.
 
 **Model.** Qwen2 architecture, random weights, tied embeddings, RoPE base 500 (contexts are short). Both are saved in
-Hugging Face format, so everything that reads a checkpoint reads these.
+Hugging Face format. Load the tokenizer with ``PreTrainedTokenizerFast.from_pretrained(folder)``: transformers'
+``AutoTokenizer`` (5.12) takes the rules of the original Qwen2 for every model of that type, whatever the folder says.
 """
 
 from __future__ import annotations

@@ -53,6 +53,16 @@ def test_it_learns_to_call_python(cold_start: Path, tmp_path: Path) -> None:
     assert max(row["logprob_gap/max"] for row in metrics if row["phase"] == "train") <= 1e-4
 
 
+def test_a_checkpoint_says_the_same_as_the_model_it_was_saved_from(cold_start: Path, tmp_path: Path) -> None:
+    """Weights and tokenizer: the evaluation at the end of one run is the one at the start of the next."""
+    sizes = ["algo.prompts_per_step=2", "algo.group_size=2", "algo.steps=1", "eval.problems.size=50", "eval.greedy=false"]
+    train(config(tmp_path / "one", cold_start, *sizes))
+    train(config(tmp_path / "two", tmp_path / "one" / "checkpoints" / "final", *sizes))
+    last = [row for row in rows(tmp_path / "one") if row["phase"] == "eval"][-1]
+    first = next(row for row in rows(tmp_path / "two") if row["phase"] == "eval")
+    assert {**last, "step": 0} == first
+
+
 def test_the_same_seed_gives_the_same_bits(cold_start: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         train(small(tmp_path / name, cold_start))
