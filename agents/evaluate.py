@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from agents.base import Agent
 from agents.config import AgentConfig, EvalConfig
+from agents.console import make_console
 from agents.rollout import play
 from agents.run_folder import RunFolder, atomic
 from agents.scripted import OracleAgent
 from agents.stats import Summary, summarise
 from retool_env.config import EnvConfig
+from retool_env.envs.check import check_prompts
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.feeder import ProblemSource
 from retool_env.outcome import Outcome, ToolStatus
@@ -50,17 +51,16 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     if config.agent.name == "embedded" and config.agent.path:
         env = env.model_copy(update={"tokenizer": config.agent.path})
     agent = _make_agent(config, source, env)
+    check_prompts(source, env)
     run = RunFolder(config.out, config, resume=True)
     total = source.size * config.samples
     played = _play_missing(config, source, agent, env, run, total)
     summaries = summarise(played)
     _write_summary(run.path / "summary.json", summaries)
     _write_misses(run.path / "misses.md", played)
-    console = Console(soft_wrap=True)
+    console = make_console()
     console.print(summary_table(summaries))
-    console.print(
-        f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}", highlight=False
-    )
+    console.print(f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}")
     return summaries
 
 
@@ -95,9 +95,9 @@ def _play_missing(
     played = list(read_trajectories(run.trajectories)) if run.trajectories.is_file() else []
     done = {trajectory.ticket for trajectory in played if not trajectory.record.outcome.failed}
     columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(soft_wrap=True)
+    console = make_console()
     if done:
-        console.print(f"{len(done)} of {total} episodes are there already; playing the rest", highlight=False)
+        console.print(f"{len(done)} of {total} episodes are there already; playing the rest")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("eval", total=total, completed=len(done))
 

@@ -38,7 +38,7 @@ def setup_torch(*, seed: int, threads: int | None, deterministic: bool) -> None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
     # Only reads of memory that was never written would differ; filling it costs a pass over every new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(seed)
 
 

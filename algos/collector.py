@@ -35,7 +35,7 @@ from agents.rollout import Slots, make_request
 from retool_env.config import EnvConfig
 from retool_env.envs.math_tool import MathToolEnv
 from retool_env.envs.spaces import TokenSequence
-from retool_env.errors import EngineError
+from retool_env.errors import EngineError, UsageError
 from retool_env.feeder import Feeder
 from retool_env.trajectory import Trajectory
 
@@ -230,7 +230,8 @@ class CollectorRollouts:
                 self._scheduler.poke()
         except Exception as error:  # noqa: BLE001 - whatever user code in a thread raised is raised again by collect()
             if not self._closing:
-                self._failure = error
+                # TorchRL wraps what a thread raised; a mistake of the user is told as it was.
+                self._failure = error.__cause__ if isinstance(error.__cause__, UsageError) else error
                 self._scheduler.poke()
 
     def _take(self, last: TensorDictBase) -> None:

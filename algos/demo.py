@@ -8,23 +8,23 @@ demo goes on with the stage it was in.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console
 from rich.table import Table
 
+from agents.console import make_console
 from agents.report import Stage, write_report
 from agents.run_folder import RunFolder, atomic
 from agents.stats import Estimate, estimate
 from algos.config import DemoConfig, SftConfig, TrainConfig
 from algos.sft import sft
 from algos.train import train
-from retool_env.errors import UsageError
 from retool_env.sources.arithmetic import EASY_FAMILIES, HARD_FAMILIES
 from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory, read_trajectories
@@ -54,7 +54,7 @@ def demo(config: DemoConfig) -> Path:
     """Run ``retool demo``; returns the path of the report."""
     folder = Path(config.out)
     RunFolder(folder, config, resume=True)
-    console = Console(soft_wrap=True)
+    console = make_console()
     start = time.perf_counter()
     stages: Mapping[str, SftConfig | TrainConfig] = {
         "sft": config.sft,
@@ -62,38 +62,49 @@ def demo(config: DemoConfig) -> Path:
         "strategic": config.strategic,
     }
     for name, stage in stages.items():
-        if _finished(stage):
-            console.print(f"{name}: finished already, kept", highlight=False)
+        progress = _progress_of(stage)
+        if progress is Progress.FINISHED:
+            console.print(f"{name}: finished already, kept")
             continue
         console.rule(f"{TITLES[name].removeprefix('After ')} ({stage.out})")
-        _run(stage)
+        _run(stage, progress)
     table = headline({name: stage.out for name, stage in stages.items()})
     with atomic(folder / "summary.json") as temporary:
         temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     report = folder / "report.html"
     _write_report(report, config, stages, seconds=time.perf_counter() - start)
     console.print(_show(table))
-    console.print(f"report: {report}", highlight=False)
+    console.print(f"report: {report}")
     return report
 
 
-def _run(stage: SftConfig | TrainConfig) -> None:
+class Progress(Enum):
+    """How far an earlier call came with a stage."""
+
+    NEW = auto()
+    BEGUN = auto()
+    RESUMABLE = auto()
+    FINISHED = auto()
+
+
+def _progress_of(stage: SftConfig | TrainConfig) -> Progress:
+    folder = Path(stage.out)
+    if not (folder / "config.yaml").is_file():
+        return Progress.NEW
+    RunFolder(folder, stage, resume=True)  # refuses a folder that was made with other settings
+    if (folder / "eval" / "greedy.jsonl").is_file():
+        return Progress.FINISHED
+    return Progress.RESUMABLE if any((folder / "checkpoints").glob("step-*")) else Progress.BEGUN
+
+
+def _run(stage: SftConfig | TrainConfig, progress: Progress) -> None:
+    """Run a stage; one that stopped before its first checkpoint starts again."""
+    if progress is Progress.BEGUN:
+        shutil.rmtree(stage.out)
     if isinstance(stage, SftConfig):
         sft(stage)
     else:
-        resume = any((Path(stage.out) / "checkpoints").glob("step-*"))
-        train(stage.model_copy(update={"resume": resume}))
-
-
-def _finished(stage: SftConfig | TrainConfig) -> bool:
-    """The stage's last evaluation is there, and was made with this configuration."""
-    folder = Path(stage.out)
-    if not (folder / "eval" / "greedy.jsonl").is_file():
-        return False
-    stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if stored != stage.model_dump(mode="json", exclude={"resume"}):
-        raise UsageError(f"{folder} was made with other settings; delete it, or give another out=...")
-    return True
+        train(stage.model_copy(update={"resume": progress is Progress.RESUMABLE}))
 
 
 def headline(folders: Mapping[str, str]) -> dict[str, dict[str, Any]]:

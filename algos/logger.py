@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.console import make_console
 from agents.run_folder import RunFolder
 
 __all__ = ["RunLogger"]
@@ -27,7 +28,7 @@ class RunLogger:
 
     def __init__(self, run: RunFolder, *, total: int, label: str) -> None:
         self.run = run
-        self.console = Console(soft_wrap=True)
+        self.console = make_console()
         self._board = SummaryWriter(str(run.path / "tensorboard"))
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -40,6 +41,8 @@ class RunLogger:
             disable=not self.console.is_terminal,
         )
         self._bar = self._progress.add_task(label, total=total, note="")
+        self._label, self._total, self._tenths = label, total, 0
+        self._begun = time.perf_counter()
 
     def __enter__(self) -> RunLogger:
         self._progress.start()
@@ -59,12 +62,16 @@ class RunLogger:
                 self._board.add_scalar(f"{phase}/{name}", value, step)
 
     def advance(self, step: int, note: str) -> None:
-        """Move the bar to ``step``."""
+        """Move the bar to ``step``; without a terminal, say so at every tenth of the way."""
         self._progress.update(self._bar, completed=step, note=note)
+        tenth = 10 * step // self._total
+        if not self.console.is_terminal and tenth > self._tenths:
+            self._tenths = tenth
+            self.say(f"{self._label}: {step} of {self._total}, {time.perf_counter() - self._begun:.0f} s, {note}")
 
     def say(self, text: str) -> None:
         """A line for people."""
-        self.console.print(text, highlight=False)
+        self.console.print(text)
 
     @property
     def folder(self) -> Path:

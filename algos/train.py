@@ -31,6 +31,7 @@ from algos.losses import PolicyLoss
 from algos.metrics import eval_metrics, rollout_metrics
 from algos.scorer import Scorer
 from retool_env.config import EnvConfig
+from retool_env.envs.check import check_prompts
 from retool_env.errors import UsageError
 from retool_env.feeder import Feeder
 from retool_env.sources import open_source
@@ -52,7 +53,7 @@ def train(config: TrainConfig) -> Path:
     source = config.model.path
     env = config.env.model_copy(update={"tokenizer": source})
     check_context(load_model(source), env)
-    open_source(**config.problems.model_dump())
+    check_prompts(open_source(**config.problems.model_dump()), env)
     run = RunFolder(config.out, config, resume=config.resume)
     last = _last_checkpoint(run) if config.resume else None
     model = load_model(str(last or source))

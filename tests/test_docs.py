@@ -19,7 +19,9 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    found = [(page.name, match[2]) for page in PAGES for match in BLOCK.finditer(page.read_text()) if match[1] == language]
+    found = [
+        (page.name, match[2]) for page in PAGES for match in BLOCK.finditer(page.read_text()) if match[1] == language
+    ]
     return [(f"{name}-{k}", text) for k, (name, text) in enumerate(found)]
 
 

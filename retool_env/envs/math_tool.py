@@ -127,6 +127,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
         Raises:
             UsageError: an unknown option, or a prompt longer than the context.
+            StopIteration: the feeder has no more tickets for this slot.
         """
         super().reset(seed=seed)
         self._ticket = self._next_ticket(options or {})

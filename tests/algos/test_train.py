@@ -55,7 +55,13 @@ def test_it_learns_to_call_python(cold_start: Path, tmp_path: Path) -> None:
 
 def test_a_checkpoint_says_the_same_as_the_model_it_was_saved_from(cold_start: Path, tmp_path: Path) -> None:
     """Weights and tokenizer: the evaluation at the end of one run is the one at the start of the next."""
-    sizes = ["algo.prompts_per_step=2", "algo.group_size=2", "algo.steps=1", "eval.problems.size=50", "eval.greedy=false"]
+    sizes = [
+        "algo.prompts_per_step=2",
+        "algo.group_size=2",
+        "algo.steps=1",
+        "eval.problems.size=50",
+        "eval.greedy=false",
+    ]
     train(config(tmp_path / "one", cold_start, *sizes))
     train(config(tmp_path / "two", tmp_path / "one" / "checkpoints" / "final", *sizes))
     last = [row for row in rows(tmp_path / "one") if row["phase"] == "eval"][-1]
@@ -92,6 +98,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: P
         (["model.path=nowhere"], "'nowhere' is no checkpoint"),
         (["problems=gsm8k"], "problems.path is not set"),
         (["env.max_context_tokens=5000"], "the model has 1024 positions"),
+        (["env.max_context_tokens=8"], "its prompt has .* max_context_tokens is 8; raise env.max_context_tokens"),
         (["rollout.collector=plain", "rollout.staleness=1"], "staleness=1 needs rollout.collector=torchrl"),
     ],
 )

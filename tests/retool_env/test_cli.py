@@ -21,6 +21,9 @@ def row(question: object = "What is 1 + 1?", answer: object = "It is 2.\n#### 2"
     return json.dumps({"question": question, "answer": answer, **more}) + "\n"
 
 
+ORACLE = ["eval", "agent=oracle"]
+GSM8K = [*ORACLE, "problems=gsm8k"]
+
 MISTAKES = [
     (["demoo"], "unknown command 'demoo'; did you mean 'demo'?"),
     (["eval", "--modell", "x"], "unknown flag '--modell'"),
@@ -30,19 +33,22 @@ MISTAKES = [
     (["eval", "samples=0"], "samples=0: input should be greater than 0"),
     (["eval", "experiment=tiny_grpoo"], "no recipe 'experiment/tiny_grpoo'; known: tiny_grpo"),
     (["eval", "agent=orakel", "problems.size=1"], "agent='orakel' is unknown; did you mean 'oracle'?"),
-    (["eval", "agent=oracle"], "problems='arithmetic' never ends; set problems.size"),
+    (ORACLE, "problems='arithmetic' never ends; set problems.size"),
     (["eval", "problems.size=1"], "agent.path is not set; give the checkpoint folder, or agent=oracle"),
-    (["eval", "agent=oracle", "problems=gsm8k"], "problems.path is not set"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=no.jsonl"], "problems.path='no.jsonl': no such file"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=column.jsonl"], "column.jsonl:2: no text column 'question'; it has 'prompt', 'answer'"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=gold.jsonl"], "gold.jsonl:1: the gold answer after '####' is empty"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=text.jsonl"], "text.jsonl:1: not JSON"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=empty.jsonl"], "empty.jsonl: holds no problem"),
-    (["eval", "agent=oracle", "problems=gsm8k", "problems.path=good.jsonl", "env.max_context_tokens=50"], "problem 'gsm8k/0': its prompt has"),
-    (["eval", "agent=oracle", "problems.size=2", "problems.families={ad: 1}"], "problems.families: 'ad' is unknown; did you mean 'add'?"),
-    (["eval", "agent=oracle", "problems.size=5000", "problems.families={add: 1}"], "problems.size=5000: 'add' has no more different"),
-]  # fmt: skip
+    (GSM8K, "problems.path is not set"),
+    ([*GSM8K, "problems.path=no.jsonl"], "problems.path='no.jsonl': no such file"),
+    ([*GSM8K, "problems.path=column.jsonl"], "column.jsonl:2: no text column 'question'; it has 'prompt', 'answer'"),
+    ([*GSM8K, "problems.path=gold.jsonl"], "gold.jsonl:1: the gold answer after '####' is empty"),
+    ([*GSM8K, "problems.path=text.jsonl"], "text.jsonl:1: not JSON"),
+    ([*GSM8K, "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
+    ([*GSM8K, "problems.path=empty.jsonl"], "empty.jsonl: holds no problem"),
+    ([*GSM8K, "problems.path=good.jsonl", "env.max_context_tokens=50"], "problem 'gsm8k/0': its prompt has"),
+    (
+        [*ORACLE, "problems.size=2", "problems.families={ad: 1}"],
+        "problems.families: 'ad' is unknown; did you mean 'add'?",
+    ),
+    ([*ORACLE, "problems.size=5000", "problems.families={add: 1}"], "problems.size=5000: 'add' has no more different"),
+]
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])

@@ -1,0 +1,66 @@
+"""The cold start: loss by hand, schedule, order, and the same bits for the same seed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agents.loading import load_model
+from agents.run_folder import read_metrics
+from algos.batch import Sample
+from algos.config import SftConfig
+from algos.scorer import Scorer
+from algos.sft import cosine, sft, sft_batches, sft_step
+from retool_env.compose import compose
+
+
+def sample(length: int, order: int) -> Sample:
+    trained = np.arange(length) >= 2
+    ids = np.full(length, order, dtype=np.int64)
+    return Sample(token_ids=ids, trained=trained, behaviour_logprobs=np.full(length, np.nan, np.float32), order=order)
+
+
+def test_the_loss_is_the_mean_over_trained_tokens(tiny_folder: Path) -> None:
+    model = load_model(str(tiny_folder))
+    rows = [sample(5, 30), sample(9, 40)]
+    (batch,) = sft_batches(rows, max_tokens=100, window=10, seed=0)
+    with torch.no_grad():
+        logprobs = model(input_ids=batch["token_ids"]).logits[:, :-1].double().log_softmax(-1)
+        picked = logprobs.gather(-1, batch["token_ids"][:, 1:, None])[..., 0][batch["trained"][:, 1:]]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    assert sft_step(Scorer(model), optimizer, batch, max_grad_norm=1.0) == pytest.approx(
+        -float(picked.mean()), rel=1e-5
+    )
+
+
+def test_batches_stay_in_their_window() -> None:
+    rows = [sample(3 + (7 * k) % 11, k) for k in range(100)]
+    seen = [batch["token_ids"][:, 0].tolist() for batch in sft_batches(rows, max_tokens=40, window=25, seed=1)]
+    flat = [order for batch in seen for order in batch]
+    assert sorted(flat) == list(range(100))
+    assert [{order // 25 for order in flat[start : start + 25]} for start in range(0, 100, 25)] == [{0}, {1}, {2}, {3}]
+    assert flat != sorted(flat)
+
+
+def test_schedule() -> None:
+    assert cosine(0.0, 0, warmup_steps=10, floor=0.1) == pytest.approx(0.1)
+    assert cosine(0.0, 9, warmup_steps=10, floor=0.1) == pytest.approx(1.0)
+    assert cosine(0.5, 99, warmup_steps=10, floor=0.1) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert cosine(1.0, 99, warmup_steps=10, floor=0.1) == pytest.approx(0.1)
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        overrides = ["experiment=tiny_sft", f"out={tmp_path / name}", f"seed={seed}", "traces.num=1200"]
+        checkpoint = sft(compose("sft", SftConfig, [*overrides, "eval.problems.size=10"]))
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        numbers = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+        runs.append((load_file(checkpoint / "model.safetensors"), numbers))
+    assert runs[0][1] == runs[1][1] != runs[2][1]
+    assert all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
