@@ -152,6 +152,7 @@ class AlgoConfig(Config):
         clip_low: lower clip distance of the ratio.
         clip_high: upper clip distance.
         micro_batch_tokens: tokens of one forward pass, padding included.
+        max_failed_share: of a step's episodes; when sandbox, engine or verifier fail more often, the run stops.
         mask_tool_tokens: off: train on the interpreter's tokens too (an ablation that collapses).
     """
 
@@ -163,6 +164,7 @@ class AlgoConfig(Config):
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
     micro_batch_tokens: PositiveInt = 4096
+    max_failed_share: float = Field(default=0.3, ge=0, le=1)
     mask_tool_tokens: bool = True
 
     @field_validator("advantage")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from algos.metrics import eval_metrics, rollout_metrics
 from algos.scorer import Scorer
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
-from retool_env.errors import UsageError
+from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import Feeder
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
@@ -166,6 +167,7 @@ def learn(
 ) -> dict[str, float]:
     """Group the trajectories of a step, compute advantages and update; returns the step's metrics."""
     algo = config.algo
+    _stop_if_broken(trajectories, algo.max_failed_share)
     buffer = GroupBuffer(algo.group_size)
     groups = [group for trajectory in trajectories if (group := buffer.add(trajectory))]
     samples, stats = samples_of(groups, advantage=algo.advantage, mask_tool_tokens=algo.mask_tool_tokens)
@@ -180,6 +182,16 @@ def learn(
         updated = update(loss, optimizer, samples, config)
         metrics |= updated if number == 0 else {k: v for k, v in updated.items() if k != "logprob_gap/max"}
     return metrics
+
+
+def _stop_if_broken(trajectories: Sequence[Trajectory], max_share: float) -> None:
+    failed = Counter(str(t.record.outcome) for t in trajectories if t.record.outcome.failed)
+    if failed.total() > max_share * len(trajectories):
+        causes = ", ".join(f"{name} {count}" for name, count in failed.most_common())
+        raise InfrastructureError(
+            f"{failed.total()} of {len(trajectories)} episodes of this step failed ({causes}), more than "
+            f"algo.max_failed_share={max_share:g}; repair it and go on with resume=true"
+        )
 
 
 def update(

@@ -4,18 +4,20 @@ Commands are a table of import strings, so that ``retool --help`` imports nothin
 module is in the lowest package and never imports the others by name. Arguments are Hydra overrides (``key=value``);
 flags that the founding guides show are aliases of keys, from one table.
 
-Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 130 interrupted.
+Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often;
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retool_env.errors import UsageError, did_you_mean
+from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
 __all__ = ["main"]
 
@@ -91,6 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"retool: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `retool train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InfrastructureError as error:
+        print(f"retool: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("retool: interrupted; what was finished is kept", file=sys.stderr)
         return 130

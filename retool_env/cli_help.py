@@ -20,28 +20,27 @@ WIDTH = 110
 
 
 def command_help(
-    name: str, summary: str, examples: Sequence[tuple[str, str]], config: Any, aliases: Mapping[str, str]
+    name: str, summary: str, examples: Sequence[tuple[str, str]], config: type[BaseModel], aliases: Mapping[str, str]
 ) -> str:
     """The help page of a command whose configuration class is ``config``."""
     lines = [f"retool {name}: {summary}", "", f"usage: retool {name} [key=value ...] [-m for a sweep]", "", "examples:"]
     for command, meaning in examples:
         lines += [f"  {command}", f"      {meaning}"]
     lines += ["", "settings (with defaults; `experiment=NAME` loads a recipe from configs/experiment first):"]
-    lines += _settings(config, "")
+    lines += _settings(config(), "")
     keys = {line.split(" = ")[0].strip() for line in lines}
     flags = [f"  {flag} VALUE  is  {key}=VALUE" for flag, key in aliases.items() if key in keys]
     return "\n".join([*lines, "", "flags:", *flags] if flags else lines)
 
 
-def _settings(config: type[BaseModel], prefix: str) -> Iterator[str]:
-    meanings = _meanings(config)
-    for name, field in config.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
+    meanings = _meanings(type(defaults))
+    for name, value in defaults:
+        if isinstance(value, BaseModel):
             yield f"\n  {prefix}{name}: {meanings.get(name, '')}".rstrip()
-            yield from _settings(kind, f"{prefix}{name}.")
+            yield from _settings(value, f"{prefix}{name}.")
             continue
-        yield f"  {prefix}{name} = {_show(field.default)}"
+        yield f"  {prefix}{name} = {_show(value)}"
         if meaning := meanings.get(name):
             yield textwrap.fill(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
@@ -57,12 +56,11 @@ def _meanings(config: type[BaseModel]) -> dict[str, str]:
 
 
 def _show(value: Any) -> str:
+    """A default as it would be written on the command line."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_show, value))}]"
     if isinstance(value, BaseModel):
-        return "{" + ", ".join(f"{k}: {_show(v)}" for k, v in value) + "}"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, dict)
-        else str(value)
-    )
+        return "{" + ", ".join(f"{name}: {_show(inner)}" for name, inner in value) + "}"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

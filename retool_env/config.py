@@ -60,7 +60,16 @@ def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
 
 
 class ProblemsConfig(Config):
-    """Where problems come from (see ``retool_env.sources.open_source``)."""
+    """Where problems come from (see ``retool_env.sources.open_source``).
+
+    Attributes:
+        name: ``arithmetic`` (procedural) or ``gsm8k`` (a jsonl file).
+        path: the file of a reader.
+        split: ``train`` or ``heldout``, of a procedural source.
+        seed: of a procedural source.
+        size: first so many problems; ``null`` for all of a file, or an endless procedural source.
+        families: weights of a procedural source's families; ``null`` for equal ones.
+    """
 
     name: str = "arithmetic"
     path: str | None = None

@@ -5,7 +5,8 @@
    and what to do. The command line prints that line and exits with code 2, without a traceback.
 2. A failure of something outside (sandbox gone, engine unreachable) is *not* raised through ``env.step``: it
    becomes a typed outcome of the episode. :class:`SandboxError` and :class:`EngineError` exist for the layers
-   below, which have no episode to attach an outcome to.
+   below, which have no episode to attach an outcome to. When too many episodes of a step end that way, the run stops
+   with :class:`InfrastructureError` (exit code 3): training on what is left would look normal and mean nothing.
 3. A mistake of ours is an ``assert``.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["EngineError", "MissingExtraError", "SandboxError", "UsageError", "did_you_mean"]
+__all__ = ["EngineError", "InfrastructureError", "MissingExtraError", "SandboxError", "UsageError", "did_you_mean"]
 
 
 class UsageError(ValueError):
@@ -34,6 +35,10 @@ class SandboxError(RuntimeError):
 
 class EngineError(RuntimeError):
     """The generation engine failed or was stopped; no tokens were sampled."""
+
+
+class InfrastructureError(RuntimeError):
+    """Too many episodes failed through no fault of the policy; the run was stopped, what was computed is kept."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

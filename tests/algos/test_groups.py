@@ -10,6 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from algos.advantages import ADVANTAGES, dr_grpo, grpo, rloo
 from algos.groups import GroupBuffer, samples_of
+from algos.train import _stop_if_broken
+from retool_env.errors import InfrastructureError
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
 from retool_env.record import EpisodeRecord, RewardPart
@@ -84,6 +86,14 @@ def test_failed_members_enter_no_baseline() -> None:
     without, _ = samples_of([[trajectory(1.0), trajectory(-1.0, sample=1)]], advantage="grpo", mask_tool_tokens=True)
     assert [s.advantage for s in with_failure] == [s.advantage for s in without]
     assert stats.num_excluded == 1
+
+
+def test_a_step_that_mostly_failed_stops_the_run() -> None:
+    failed = [trajectory(None, sample=k, outcome=Outcome.SANDBOX_OUTAGE) for k in range(3)]
+    fine = [trajectory(1.0, sample=3 + k) for k in range(7)]
+    _stop_if_broken(failed + fine, 0.3)
+    with pytest.raises(InfrastructureError, match=r"3 of 9 episodes of this step failed \(sandbox_outage 3\)"):
+        _stop_if_broken(failed + fine[1:], 0.3)
 
 
 def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> None:
