@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from agents.base import Sampling
 from algos.advantages import ADVANTAGES
@@ -90,6 +90,12 @@ class PeriodicEvalConfig(Config):
     problems: ProblemsConfig = ProblemsConfig(split="heldout", size=500)
     num_slots: PositiveInt = 250
     greedy: bool = True
+
+    @model_validator(mode="after")
+    def _it_ends(self) -> PeriodicEvalConfig:
+        if self.problems.name == "arithmetic" and self.problems.size is None:
+            raise ValueError("problems.size must be set: a procedural source never ends")
+        return self
 
 
 class TracesConfig(Config):
@@ -193,6 +199,12 @@ class RolloutConfig(Config):
     num_slots: PositiveInt | None = None
     staleness: NonNegativeInt = 0
     sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _the_plain_loop_is_on_policy(self) -> RolloutConfig:
+        if self.staleness and self.collector == "plain":
+            raise ValueError(f"staleness={self.staleness} needs collector=torchrl; the plain loop has no gate")
+        return self
 
 
 class TrainConfig(Config):

@@ -24,12 +24,13 @@ class RunLogger:
         run: where the files go.
         total: steps of the bar.
         label: name of the bar.
+        first: step that a resumed run begins with.
     """
 
-    def __init__(self, run: RunFolder, *, total: int, label: str) -> None:
+    def __init__(self, run: RunFolder, *, total: int, label: str, first: int = 0) -> None:
         self.run = run
         self.console = make_console()
-        self._board = SummaryWriter(str(run.path / "tensorboard"))
+        self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -41,7 +42,7 @@ class RunLogger:
             disable=not self.console.is_terminal,
         )
         self._bar = self._progress.add_task(label, total=total, note="")
-        self._label, self._total, self._tenths = label, total, 0
+        self._label, self._total, self._tenths = label, total, 10 * first // total
         self._begun = time.perf_counter()
 
     def __enter__(self) -> RunLogger:

@@ -30,8 +30,10 @@ from algos.train import evaluate, make_optimizer
 from retool_env.config import EnvConfig
 from retool_env.dialects import make_dialect
 from retool_env.episode import Episode
+from retool_env.errors import UsageError
 from retool_env.recorded import replay
 from retool_env.seeding import derive
+from retool_env.sources import open_source
 from retool_env.sources.traces import arithmetic_traces
 from retool_env.tokenizer import load_tokenizer
 
@@ -47,6 +49,7 @@ def sft(config: SftConfig) -> Path:
         UsageError: a file or value that cannot work; nothing has been trained then.
     """
     setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
+    _check(config)
     run = RunFolder(config.out, config)
     start = config.model.path
     if start is None:
@@ -54,17 +57,29 @@ def sft(config: SftConfig) -> Path:
         make_tiny(Path(start), config.model.tiny, seed=config.seed)
     model = load_model(start)
     env = config.env.model_copy(update={"tokenizer": start})
-    check_context(model, env)
     with RunLogger(run, total=config.traces.num, label="sft") as logger:
-        _loop(config, env, model, logger)
+        steps = _loop(config, env, model, logger)
         save_checkpoint(run.checkpoint("final"), model, start)
         if config.eval.problems.size:
             agent = EmbeddedAgent(model, load_tokenizer(start))
-            evaluate(agent, env, config.eval, logger, step=config.traces.num, final=True)
+            evaluate(agent, env, config.eval, logger, step=steps, final=True)
     return run.checkpoint("final")
 
 
-def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> None:
+def _check(config: SftConfig) -> None:
+    """Refuse what cannot work before anything is written."""
+    open_source(**config.eval.problems.model_dump())
+    if config.model.path is not None:
+        check_context(load_model(config.model.path), config.env)
+    elif config.env.max_context_tokens > config.model.tiny.max_positions:
+        raise UsageError(
+            f"env.max_context_tokens={config.env.max_context_tokens}: the tiny model has "
+            f"{config.model.tiny.max_positions} positions; use experiment=tiny_sft, or set one of the two"
+        )
+
+
+def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> int:
+    """Train on all traces; returns the number of optimizer steps."""
     optimizer = make_optimizer(model, config.optim)
     scorer = Scorer(model)
     agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
@@ -72,7 +87,7 @@ def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: Run
         trace_samples(config, env), max_tokens=config.batch_tokens, window=config.window, seed=config.seed
     )
     model.train()
-    begun, seen, losses = time.perf_counter(), 0, []
+    begun, seen, losses, step = time.perf_counter(), 0, [], -1
     for step, batch in enumerate(batches):
         progress = seen / config.traces.num
         factor = cosine(progress, step, warmup_steps=config.warmup_steps, floor=config.lr_floor)
@@ -87,6 +102,7 @@ def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: Run
         if config.eval.every and (step + 1) % config.eval.every == 0:
             agent.set_version(step + 1)
             evaluate(agent, env, config.eval, logger, step=step + 1)
+    return step + 1
 
 
 def trace_samples(config: SftConfig, env: EnvConfig) -> Iterator[Sample]:

@@ -37,7 +37,7 @@ from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import Feeder
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.trajectory import Trajectory, append_trajectories
+from retool_env.trajectory import Trajectory, append_trajectories, read_trajectories
 
 __all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train", "update"]
 
@@ -54,17 +54,18 @@ def train(config: TrainConfig) -> Path:
     source = config.model.path
     env = config.env.model_copy(update={"tokenizer": source})
     check_context(load_model(source), env)
-    check_prompts(open_source(**config.problems.model_dump()), env)
+    for problems in (config.problems, config.eval.problems):
+        check_prompts(open_source(**problems.model_dump()), env)
     run = RunFolder(config.out, config, resume=config.resume)
     last = _last_checkpoint(run) if config.resume else None
     model = load_model(str(last or source))
     optimizer = make_optimizer(model, config.optim)
-    first_step = _restore(run, last, optimizer) if last else 0
+    first_step = _restore(run, last, optimizer, config) if last else 0
     agent = EmbeddedAgent(model, load_tokenizer(source))
     agent.set_version(first_step)
     rollouts = make_rollouts(config, env, agent, first_step=first_step)
     try:
-        with RunLogger(run, total=config.algo.steps, label="train") as logger:
+        with RunLogger(run, total=config.algo.steps, label="train", first=first_step) as logger:
             _loop(config, env, optimizer, agent, rollouts, logger, first_step=first_step)
     finally:
         rollouts.close()
@@ -76,13 +77,17 @@ def _last_checkpoint(run: RunFolder) -> Path | None:
     return max((run.path / "checkpoints").glob("step-*"), default=None)
 
 
-def _restore(run: RunFolder, checkpoint: Path, optimizer: torch.optim.Optimizer) -> int:
-    """Load the optimizer and drop what was logged after the checkpoint; returns the step to go on with."""
+def _restore(run: RunFolder, checkpoint: Path, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
+    """Load the optimizer and drop what was written after the checkpoint; returns the step to go on with."""
     state = torch.load(checkpoint / "trainer.pt", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     step = int(state["step"])
     # The evaluation at the checkpoint's step is made again, with the same result.
     run.keep_metrics(lambda phase, at: at < step)
+    if run.trajectories.is_file():
+        limit = step * config.algo.tickets_per_step
+        with atomic(run.trajectories) as temporary:
+            append_trajectories(temporary, (t for t in read_trajectories(run.trajectories) if t.ticket < limit))
     return step
 
 
@@ -101,8 +106,6 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: EmbeddedAgent, *, 
     )
     num_slots = min(rollout.num_slots or algo.tickets_per_step, algo.tickets_per_step)
     if rollout.collector == "plain":
-        if rollout.staleness:
-            raise UsageError(f"rollout.staleness={rollout.staleness} needs rollout.collector=torchrl")
         return PlainRollouts(
             feeder,
             recorder,
@@ -247,8 +250,7 @@ def evaluate(
     if final and config.greedy:
         modes["greedy"] = Sampling(temperature=0.0)
     source = open_source(**config.problems.model_dump())
-    if source.size is None:
-        raise UsageError("eval.problems.size is not set; an evaluation needs a number of problems")
+    assert source.size is not None, "the configuration sees to it that an evaluation ends"
     for mode, sampling in modes.items():
         start = time.perf_counter()
         trajectories = play(

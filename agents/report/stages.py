@@ -31,6 +31,7 @@ __all__ = [
 
 MODES = ("sampled", "greedy")
 Phase = Literal["train", "eval"]
+PHASES = ("train", "eval")
 Point = tuple[int, float | None]
 
 
@@ -57,7 +58,7 @@ class Stage:
 class MetricsRow:
     """The finite numbers of one line."""
 
-    phase: Phase
+    phase: str
     step: int
     values: Mapping[str, float]
 
@@ -101,12 +102,12 @@ def load_stage(stage: Stage) -> StageData:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """All readable rows of a ``metrics.jsonl``."""
+    """All readable rows of a ``metrics.jsonl``; phases that no chart shows are left out."""
     *lines, torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
     parsed = [_parse(line) for line in lines if line.strip()]
     last = _parse(torn)  # a complete line whose newline is missing counts, the beginning of one does not
     rows = [row for row in (*parsed, last) if row is not None]
-    latest = {(row.phase, row.step): row for row in rows}
+    latest = {(row.phase, row.step): row for row in rows if row.phase in PHASES}
     ordered = sorted(latest.values(), key=lambda row: (row.step, row.phase))
     return Metrics(rows=tuple(ordered), num_unreadable=parsed.count(None))
 
@@ -116,7 +117,7 @@ def _parse(line: str) -> MetricsRow | None:
         row = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(row, dict) or row.get("phase", "train") not in ("train", "eval"):
+    if not isinstance(row, dict) or not isinstance(row.get("phase", "train"), str):
         return None
     values = {key: float(value) for key, value in row.items() if _is_number(value)}
     if "step" not in values:

@@ -277,7 +277,8 @@ def test_torn_last_line_is_ignored_and_other_unreadable_lines_are_counted(tmp_pa
     metrics = read_metrics(write_metrics(tmp_path / "m.jsonl", rows, torn='{"phase": "train", "st'))
     assert metrics.series("train", "loss") == ((1, 1.0),)
     assert metrics.num_unreadable == 0
-    text = 'nonsense\n{"phase": "train"}\n{"step": 2, "loss": NaN, "ok": true, "tokens": 3}'
+    other = '{"phase": "eval_greedy", "step": 1}'
+    text = f'nonsense\n{other}\n{{"phase": "train"}}\n{{"step": 2, "loss": NaN, "ok": true, "tokens": 3}}'
     (tmp_path / "m.jsonl").write_text(text, encoding="utf-8")
     metrics = read_metrics(tmp_path / "m.jsonl")
     assert metrics.num_unreadable == 2

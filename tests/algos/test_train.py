@@ -13,6 +13,7 @@ from algos.config import TrainConfig
 from algos.train import train
 from retool_env.compose import compose
 from retool_env.errors import UsageError
+from retool_env.trajectory import read_trajectories
 
 
 def config(out: Path, start: Path, *overrides: str) -> TrainConfig:
@@ -35,6 +36,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_same_run(one: Path, two: Path) -> None:
     assert rows(one) == rows(two)
+    tickets = [[t.ticket for t in read_trajectories(run / "trajectories.jsonl")] for run in (one, two)]
+    assert tickets[0] == tickets[1]
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -99,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: P
         (["problems=gsm8k"], "problems.path is not set"),
         (["env.max_context_tokens=5000"], "the model has 1024 positions"),
         (["env.max_context_tokens=8"], "its prompt has .* max_context_tokens is 8; raise env.max_context_tokens"),
-        (["rollout.collector=plain", "rollout.staleness=1"], "staleness=1 needs rollout.collector=torchrl"),
+        (["eval.problems=gsm8k", "eval.problems.path=nowhere.jsonl"], "problems.path='nowhere.jsonl': no such file"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(

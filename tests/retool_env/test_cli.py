@@ -47,6 +47,10 @@ MISTAKES = [
         [*ORACLE, "problems.size=2", "problems.families={ad: 1}"],
         "problems.families: 'ad' is unknown; did you mean 'add'?",
     ),
+    (["train", "rollout.collector=plain", "rollout.staleness=1"], "staleness=1 needs collector=torchrl"),
+    (["train", "eval.problems.size=null"], "problems.size must be set: a procedural source never ends"),
+    (["train"], "model.path is not set; give the checkpoint to start from"),
+    (["sft", "out=runs/x"], "env.max_context_tokens=16384: the tiny model has 1024 positions"),
     ([*ORACLE, "problems.size=5000", "problems.families={add: 1}"], "problems.size=5000: 'add' has no more different"),
 ]
 
@@ -72,6 +76,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs" / "eval" / "trajectories.jsonl").exists()
+    assert not (tmp_path / "runs" / "x").exists()
 
 
 def test_a_mistake_leaves_no_traceback_in_a_real_process(tmp_path: Path) -> None:
