@@ -7,6 +7,7 @@ mode two runs of one seed differ in ``time/`` fields only.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import Counter
@@ -104,26 +105,16 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: EmbeddedAgent, *, 
         shuffle=True,
         on_end=recorder.finish,
     )
-    num_slots = min(rollout.num_slots or algo.tickets_per_step, algo.tickets_per_step)
-    if rollout.collector == "plain":
-        return PlainRollouts(
-            feeder,
-            recorder,
-            agent,
-            env=env,
-            sampling=rollout.sampling,
-            num_slots=num_slots,
-            tickets_per_step=algo.tickets_per_step,
-        )
-    return CollectorRollouts(
+    plain = rollout.collector == "plain"
+    make = PlainRollouts if plain else functools.partial(CollectorRollouts, staleness=rollout.staleness)
+    return make(
         feeder,
         recorder,
         agent,
         env=env,
         sampling=rollout.sampling,
-        num_slots=num_slots,
+        num_slots=min(rollout.num_slots or algo.tickets_per_step, algo.tickets_per_step),
         tickets_per_step=algo.tickets_per_step,
-        staleness=rollout.staleness,
     )
 
 
