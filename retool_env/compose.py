@@ -108,8 +108,9 @@ def _explain(error: Exception, kind: type[Config]) -> str:
         key = match[1]
         return f"unknown config key {key!r}{did_you_mean(key, _keys(kind, ''))}"
     if match := re.search(r"Could not find '([^']+)'", str(error)):
-        recipes = [path.stem for path in sorted((config_folder() / "experiment").glob("*.yaml"))]
-        return f"no recipe {match[1]!r}; known: {', '.join(recipes)}"
+        group, _, name = match[1].rpartition("/")
+        known = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
+        return f"{group}={name!r} is unknown{did_you_mean(name, known)}"
     return "config: " + " ".join(text.split())
 
 

@@ -58,10 +58,10 @@ def open_source(
         UsageError: an unknown name, or what the reader says.
     """
     if name == "arithmetic":
-        from retool_env.sources.arithmetic import ArithmeticSource, heldout_set
+        from retool_env.sources.arithmetic import ArithmeticSource, fixed_set
 
         if size is not None:
-            return heldout_set(size, split=split, seed=seed, families=families)
+            return fixed_set(size, split=split, seed=seed, families=families)
         return ArithmeticSource(split=split, seed=seed, families=families)
     if name == "gsm8k":
         from retool_env.sources.gsm8k import read_gsm8k

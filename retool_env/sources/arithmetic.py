@@ -33,7 +33,7 @@ from retool_env.problems import Problem
 from retool_env.seeding import derive
 from retool_env.sources import ListSource, Split
 
-__all__ = ["EASY_FAMILIES", "FAMILIES", "HARD_FAMILIES", "ArithmeticSource", "heldout_set"]
+__all__ = ["EASY_FAMILIES", "FAMILIES", "HARD_FAMILIES", "ArithmeticSource", "fixed_set"]
 
 EASY_FAMILIES = ("add",)
 HARD_FAMILIES = ("mulmod", "powmod", "gcd", "digit_sum")
@@ -146,6 +146,11 @@ class ArithmeticSource:
         return None
 
     @property
+    def names(self) -> list[str]:
+        """The families that can come up."""
+        return [family for family, weight in self._weights.items() if weight > 0]
+
+    @property
     def _weights(self) -> Mapping[str, float]:
         return dict.fromkeys(FAMILIES, 1.0) if self.families is None else self.families
 
@@ -155,11 +160,9 @@ class ArithmeticSource:
         return draw_problem(rng, family, self.split)
 
 
-def heldout_set(
-    size: int, *, split: Split = "heldout", seed: int = 0, families: Mapping[str, float] | None = None
-) -> ListSource:
+def fixed_set(size: int, *, split: Split, seed: int = 0, families: Mapping[str, float] | None = None) -> ListSource:
     """``size`` different problems, the families in turn, so that every family has the same number."""
-    names = list(families or FAMILIES)
+    names = ArithmeticSource(families=families).names
     rng = random.Random(derive(seed, f"arithmetic-set:{split}"))
     chosen: dict[str, Problem] = {}
     for position in range(size):

@@ -119,14 +119,14 @@ def test_mistakes_are_named_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(cold_start: Path, tmp_path: Path) -> None:
     """SIGKILL to the whole process group at some moment of a real `retool train`, then `resume=true`."""
 
     def command(name: str) -> list[str]:
         sizes = ["algo.prompts_per_step=4", "algo.group_size=4", "algo.steps=12", "save_every=3", "eval.every=4"]
-        where = [f"out={tmp_path / name}", f"model.path={tiny_folder}", "eval.problems.size=10"]
+        where = [f"out={tmp_path / name}", f"model.path={cold_start}", "eval.problems.size=10"]
         retool = [sys.executable, "-m", "retool_env.cli", "train", "experiment=tiny_grpo"]
-        return [*retool, *sizes, *where, "env.reward=accuracy"]
+        return [*retool, *sizes, *where]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
     metrics = tmp_path / "killed" / "metrics.jsonl"

@@ -31,7 +31,7 @@ MISTAKES = [
     (["eval", "agent.nam=oracle"], "unknown config key 'agent.nam'; did you mean 'agent.name'?"),
     (["eval", "samples=many"], "samples='many': input should be a valid integer"),
     (["eval", "samples=0"], "samples=0: input should be greater than 0"),
-    (["eval", "experiment=tiny_grpoo"], "no recipe 'experiment/tiny_grpoo'; known: tiny_grpo"),
+    (["eval", "experiment=tiny_grpoo"], "experiment='tiny_grpoo' is unknown; did you mean 'tiny_grpo'?"),
     (["eval", "agent=orakel", "problems.size=1"], "agent='orakel' is unknown; did you mean 'oracle'?"),
     (ORACLE, "problems='arithmetic' never ends; set problems.size"),
     (["eval", "problems.size=1"], "agent.path is not set; give the checkpoint folder, or agent=oracle"),
