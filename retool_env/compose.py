@@ -92,14 +92,9 @@ def _plain(composed: DictConfig) -> dict[str, Any]:
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
     """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it."""
-    named = {
-        section
-        for section, field in kind.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, Config)
-        and "name" in field.annotation.model_fields
-    }
-    return [re.sub(r"^(\w+)=", r"\1.name=", o) if o.partition("=")[0] in named else o for o in overrides]
+    sections = {key.removesuffix(".name") for key in _keys(kind, "") if key.endswith(".name")}
+    parts = [override.partition("=") for override in overrides]
+    return [f"{key}.name={value}" if key in sections else key + equals + value for key, equals, value in parts]
 
 
 def _explain(error: Exception, kind: type[Config]) -> str:

@@ -116,8 +116,10 @@ def test_a_mismatch_of_ids_is_our_bug() -> None:
 
     liar = Liar()
     feeder = Feeder(source, num_tickets=1, on_end=liar.finish)
+    slots = Slots(feeder, liar, agent, env=ENV, num_slots=1, sampling=Sampling())
     with pytest.raises(AssertionError, match="episode and engine differ in ids"):
-        list(Slots(feeder, liar, agent, env=ENV, num_slots=1, sampling=Sampling()).run(0, 1))
+        list(slots.run(0, 1))
+    slots.close()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import warnings
 
@@ -17,6 +18,7 @@ from retool_env.envs.spaces import TokenSequence
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
+from retool_env.sandbox import open_sandbox
 from retool_env.tokenizer import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
@@ -90,7 +92,8 @@ def test_the_answer_of_the_interpreter_is_not_the_policys(env: gymnasium.Env) ->
 def test_a_dead_sandbox_is_an_outcome_not_an_error(env: gymnasium.Env) -> None:
     env.reset(options={"problem": PROBLEM})
     env.step(action("<code>print(1)</code>"))
-    env.unwrapped._interpreter.sandbox.close()
+    with open_sandbox("fork") as own:  # the shared one is everybody's
+        env.unwrapped._interpreter = dataclasses.replace(env.unwrapped._interpreter, sandbox=own)
     observation, reward, terminated, truncated, info = env.step(action("<code>print(2)</code>"))
     assert (reward, terminated, truncated, info["outcome"]) == (0.0, False, True, "sandbox_outage")
     assert observation["scored"].tolist() == [0]
