@@ -159,7 +159,7 @@ class AlgoConfig(Config):
         clip_high: upper clip distance.
         micro_batch_tokens: tokens of one forward pass, padding included.
         max_failed_share: of a step's episodes; when sandbox, engine or verifier fail more often, the run stops.
-        mask_tool_tokens: off: train on the interpreter's tokens too (an ablation that collapses).
+        mask_tool_tokens: off: train on the interpreter's tokens too (an ablation).
     """
 
     advantage: str = "grpo"

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -69,8 +68,7 @@ def demo(config: DemoConfig) -> Path:
         console.rule(f"{TITLES[name].removeprefix('After ')} ({stage.out})")
         _run(stage, progress)
     table = headline({name: stage.out for name, stage in stages.items()})
-    with atomic(folder / "summary.json") as temporary:
-        temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    _write_summary(folder / "summary.json", table)
     report = folder / "report.html"
     _write_report(report, config, stages, seconds=time.perf_counter() - start)
     console.print(_show(table))
@@ -107,32 +105,38 @@ def _run(stage: SftConfig | TrainConfig, progress: Progress) -> None:
         train(stage.model_copy(update={"resume": progress is Progress.RESUMABLE}))
 
 
-def headline(folders: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def headline(folders: Mapping[str, str]) -> dict[str, dict[str, Estimate]]:
     """Per stage: accuracy, and tool-call rate on easy and hard families, sampled and greedy, with intervals."""
     return {name: _stage_numbers(Path(folder)) for name, folder in folders.items()}
 
 
-def _stage_numbers(folder: Path) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
+def _stage_numbers(folder: Path) -> dict[str, Estimate]:
+    numbers: dict[str, Estimate] = {}
     for mode in ("sampled", "greedy"):
         trajectories = list(read_trajectories(folder / "eval" / f"{mode}.jsonl"))
-        numbers[f"accuracy_{mode}"] = asdict(_share(trajectories, lambda t: t.record.correct))
+        numbers[f"accuracy_{mode}"] = _share(trajectories, lambda t: t.record.correct)
         for label, families in (("easy", EASY_FAMILIES), ("hard", HARD_FAMILIES)):
             members = [t for t in trajectories if t.record.problem.family in families]
-            numbers[f"tool_rate_{label}_{mode}"] = asdict(_share(members, lambda t: t.record.num_tool_calls > 0))
+            numbers[f"tool_rate_{label}_{mode}"] = _share(members, lambda t: t.record.num_tool_calls > 0)
     return numbers
 
 
-def _share(trajectories: Sequence[Trajectory], holds: Any) -> Estimate:
+def _share(trajectories: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) -> Estimate:
     return estimate([[float(holds(t))] for t in trajectories if not t.record.outcome.failed])
 
 
-def _show(table: Mapping[str, Mapping[str, Any]]) -> Table:
+def _write_summary(path: Path, table: Mapping[str, Mapping[str, Estimate]]) -> None:
+    plain = {stage: {name: asdict(row) for name, row in numbers.items()} for stage, numbers in table.items()}
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def _show(table: Mapping[str, Mapping[str, Estimate]]) -> Table:
     columns = ("accuracy", "tool_rate_easy", "tool_rate_hard")
     shown = Table("", "", "accuracy [95 %]", "tool calls, easy family", "tool calls, hard families")
     for name, numbers in table.items():
         for mode in ("sampled", "greedy"):
-            cells = [str(Estimate(**numbers[f"{column}_{mode}"])) for column in columns]
+            cells = [str(numbers[f"{column}_{mode}"]) for column in columns]
             shown.add_row(TITLES[name] if mode == "sampled" else "", mode, *cells)
     return shown
 

@@ -63,8 +63,8 @@ def samples_of(
 
     Args:
         advantage: name in :data:`algos.advantages.ADVANTAGES`.
-        mask_tool_tokens: off, the interpreter's tokens are trained on as if the policy had written them. An ablation:
-            it is known to collapse.
+        mask_tool_tokens: off, the interpreter's tokens are trained on as if the policy had written them. An ablation,
+            to be looked at rather than used.
     """
     samples: list[Sample] = []
     counts = {"num_groups": 0, "num_zero_spread": 0, "num_dropped": 0, "num_excluded": 0}
