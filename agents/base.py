@@ -8,6 +8,7 @@ empty action.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from retool_env.config import Config
+from retool_env.errors import EngineError
 
 __all__ = ["Agent", "BatchAgent", "Generation", "Request", "Sampling", "act_many"]
 
@@ -36,6 +38,7 @@ class Sampling(Config):
 
 
 PLAIN = Sampling()
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,5 +118,16 @@ class BatchAgent(Agent, Protocol):
 
 
 def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
-    """All requests, as one batch where the agent can."""
-    return agent.act_many(requests) if isinstance(agent, BatchAgent) else [agent.act(request) for request in requests]
+    """All requests, as one batch where the agent can.
+
+    Raises:
+        EngineError: the engine failed; the message is logged, because episodes keep only the outcome.
+    """
+    try:
+        return agent.act_many(requests) if isinstance(agent, BatchAgent) else [agent.act(r) for r in requests]
+    except EngineError as error:
+        _log.error("the engine failed: %s", error)
+        raise
+    except RuntimeError as error:  # torch reports out-of-memory and device failures so
+        _log.exception("the engine failed")
+        raise EngineError(f"{type(error).__name__}: {error}") from error

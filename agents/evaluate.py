@@ -117,7 +117,7 @@ def _play_missing(
             skip=done,
             on_round=keep,
         )
-    kept = [trajectory for trajectory in played if trajectory.ticket in done]
+    kept = [trajectory for trajectory in played if not trajectory.record.outcome.failed]
     return sorted([*kept, *new], key=lambda trajectory: trajectory.ticket)
 
 
@@ -145,8 +145,8 @@ def miss_cause(trajectory: Trajectory) -> str:
     if record.outcome.failed:
         return f"infrastructure: {record.outcome}"
     statuses = {call.status for call in record.calls}
-    if statuses & {ToolStatus.TIMEOUT, ToolStatus.MEMORY, ToolStatus.KILLED, ToolStatus.OUTPUT_LIMIT}:
-        return "sandbox limit: " + ", ".join(sorted(statuses))
+    if limits := statuses & {ToolStatus.TIMEOUT, ToolStatus.MEMORY, ToolStatus.KILLED, ToolStatus.OUTPUT_LIMIT}:
+        return "sandbox limit: " + ", ".join(sorted(limits))
     if any(call.status.invalid for call in record.calls):
         return "parser: malformed call"
     if record.outcome is not Outcome.ANSWERED:

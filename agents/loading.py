@@ -50,7 +50,12 @@ def load_model(path: str) -> PreTrainedModel:
     """
     if not (Path(path) / "config.json").is_file():
         raise UsageError(f"{path!r} is no checkpoint: no config.json there; give a Hugging Face model folder")
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path!r} cannot be loaded as a causal language model: {' '.join(str(error).split())}"
+        ) from error
     return model
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from agents.base import BatchAgent, Generation, Request
+from agents.base import BatchAgent, Generation, Request, act_many
 from retool_env.errors import EngineError
 
 __all__ = ["Lockstep", "Stopped"]
@@ -134,8 +134,6 @@ class Lockstep:
     def _run(self, batch: list[_Slot]) -> Sequence[Generation | EngineError]:
         requests = [slot.request for slot in batch if slot.request is not None]
         try:
-            return self._agent.act_many(requests)
+            return act_many(self._agent, requests)
         except EngineError as error:
             return [error] * len(batch)
-        except RuntimeError as error:  # torch reports out-of-memory and device failures so
-            return [EngineError(f"{type(error).__name__}: {error}")] * len(batch)

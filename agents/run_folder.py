@@ -47,13 +47,18 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: Config, *, resume: bool = False) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
         values = config.model_dump(mode="json", exclude={"resume"})
         stored = self.path / "config.yaml"
         if stored.is_file():
             if not resume:
                 raise UsageError(f"out={str(path)!r} holds a run already; give another out=..., or delete the folder")
-            if changed := _changed(yaml.safe_load(stored.read_text(encoding="utf-8")), values):
+            # Where a run lies is not what it is: it may be moved.
+            changed = _changed(yaml.safe_load(stored.read_text(encoding="utf-8")), values)
+            if changed := [name for name in changed if name.rpartition(".")[2] != "out"]:
                 raise UsageError(
                     f"out={str(path)!r} holds a run with another configuration ({', '.join(changed)} differ); "
                     "give another out=..., or delete the folder"
@@ -99,16 +104,21 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)  # left by a killed process that had our number
     try:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _changed(old: object, new: object, prefix: str = "") -> list[str]:

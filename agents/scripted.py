@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from agents.base import Generation, Request
+from retool_env.errors import UsageError
 from retool_env.problems import Problem
 from retool_env.sources.gsm8k import calculator_annotations
 from retool_env.tokenizer import Tokenizer
@@ -61,11 +62,12 @@ class OracleAgent(ScriptedAgent):
         return f"<code>\n```python\n{program}\n```\n</code>" if program else "I cannot write a program for this."
 
     def _recognise(self, context: str) -> Problem:
-        """The problem whose question the prompt ends in."""
+        """The problem whose question the prompt ends in, or holds (a chat template writes something behind it)."""
         text = context.strip()
-        candidates = self._by_tail[text[-KEY_LENGTH:]] or [p for row in self._by_tail.values() for p in row]
-        matches = [problem for problem in candidates if text.endswith(problem.question.strip())]
-        assert matches, "the oracle was asked a question that is not among its problems"
+        candidates = self._by_tail.get(text[-KEY_LENGTH:]) or [p for row in self._by_tail.values() for p in row]
+        matches = [problem for problem in candidates if problem.question.strip() in text]
+        if not matches:
+            raise UsageError(f"the oracle does not know the question of this prompt: {text[-80:]!r}")
         return max(matches, key=lambda problem: len(problem.question))
 
 

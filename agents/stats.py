@@ -2,7 +2,8 @@
 
 One sample per problem: the Wilson score interval of a proportion (Wilson 1927), which stays inside [0, 1] and does not
 collapse at 0 and 1. Several samples per problem: samples of one problem are not independent, so the interval is a
-normal one over the per-problem means. Episodes that infrastructure ended are left out and counted.
+normal one over the per-problem means (Wilson's over the problems when all means are equal, since a spread of 0 would
+claim certainty). Episodes that infrastructure ended are left out and counted.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def estimate(values_by_problem: Sequence[Sequence[float]]) -> Estimate:
         return Estimate(mean=math.nan, low=math.nan, high=math.nan, num=0)
     means = [fmean(values) for values in groups]
     mean = fmean(means)
-    if num == len(groups):
-        low, high = wilson(sum(means), num)
+    if num == len(groups) or len(set(means)) == 1:
+        low, high = wilson(sum(means), len(groups))
         return Estimate(mean=mean, low=low, high=high, num=num)
-    half = Z95 * stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+    half = Z95 * stdev(means) / math.sqrt(len(means))
     return Estimate(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), num=num)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Config):
     """AdamW.
 
@@ -37,7 +40,7 @@ class OptimConfig(Config):
     """
 
     lr: PositiveFloat = 3e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
 
@@ -80,7 +83,7 @@ class PeriodicEvalConfig(Config):
     """Evaluation during training, on problems that are never trained on.
 
     Attributes:
-        every: steps between two evaluations; step 0 and the end are evaluated too. 0 for never.
+        every: steps between two evaluations, from step 0 on; 0 for none on the way. The end is always evaluated.
         problems: what is asked.
         num_slots: episodes in flight.
         greedy: at the end, also evaluate with temperature 0.
@@ -108,7 +111,9 @@ class TracesConfig(Config):
     """
 
     num: PositiveInt = 40_000
-    phases: tuple[TracePhase, ...] = (TracePhase(share=1.0, tool_easy=0.3, tool_hard=0.8),)
+    phases: Annotated[tuple[TracePhase, ...], Field(min_length=1)] = (
+        TracePhase(share=1.0, tool_easy=0.3, tool_hard=0.8),
+    )
     families: dict[str, float] | None = None
 
 
@@ -117,6 +122,7 @@ class SftConfig(Config):
 
     Attributes:
         out: run folder.
+        resume: with a finished checkpoint in ``out``: only evaluate it.
         seed: of weights, data and order.
         threads: of torch; ``null`` for all cores.
         deterministic: same seed, same bits.
@@ -132,6 +138,7 @@ class SftConfig(Config):
     """
 
     out: str = "runs/sft"
+    resume: bool = False
     seed: int = 0
     threads: PositiveInt | None = None
     deterministic: bool = True
@@ -165,7 +172,7 @@ class AlgoConfig(Config):
     advantage: str = "grpo"
     steps: PositiveInt = 100
     prompts_per_step: PositiveInt = 20
-    group_size: PositiveInt = 8
+    group_size: int = Field(default=8, ge=2)
     updates_per_step: PositiveInt = 1
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.28
@@ -242,6 +249,17 @@ class TrainConfig(Config):
     eval: PeriodicEvalConfig = PeriodicEvalConfig()
     env: EnvConfig = EnvConfig()
 
+    @model_validator(mode="after")
+    def _sampled_as_scored(self) -> TrainConfig:
+        """The trainer scores the whole distribution, divided by the temperature, and nothing else."""
+        sampling = self.rollout.sampling
+        if sampling.temperature == 0 or sampling.top_p < 1 or sampling.top_k:
+            raise ValueError(
+                f"rollout.sampling={sampling}: training needs temperature > 0, top_p=1 and top_k=0, because the "
+                "trainer scores the whole distribution"
+            )
+        return self
+
 
 class DemoConfig(Config):
     """``retool demo``: the stages of the main job.
@@ -259,3 +277,10 @@ class DemoConfig(Config):
     sft: SftConfig = SftConfig()
     grpo: TrainConfig = TrainConfig()
     strategic: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _both_modes(self) -> DemoConfig:
+        for name, stage in (("sft", self.sft), ("grpo", self.grpo), ("strategic", self.strategic)):
+            if not stage.eval.greedy:
+                raise ValueError(f"{name}.eval.greedy=false: the demo's table shows both modes")
+        return self

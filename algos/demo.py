@@ -8,7 +8,6 @@ demo goes on with the stage it was in.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -81,7 +80,6 @@ class Progress(Enum):
 
     NEW = auto()
     BEGUN = auto()
-    RESUMABLE = auto()
     FINISHED = auto()
 
 
@@ -90,19 +88,15 @@ def _progress_of(stage: SftConfig | TrainConfig) -> Progress:
     if not (folder / "config.yaml").is_file():
         return Progress.NEW
     RunFolder(folder, stage, resume=True)  # refuses a folder that was made with other settings
-    if (folder / "eval" / "greedy.jsonl").is_file():
-        return Progress.FINISHED
-    return Progress.RESUMABLE if any((folder / "checkpoints").glob("step-*")) else Progress.BEGUN
+    return Progress.FINISHED if (folder / "eval" / "greedy.jsonl").is_file() else Progress.BEGUN
 
 
 def _run(stage: SftConfig | TrainConfig, progress: Progress) -> None:
-    """Run a stage; one that stopped before its first checkpoint starts again."""
-    if progress is Progress.BEGUN:
-        shutil.rmtree(stage.out)
+    resume = {"resume": progress is Progress.BEGUN}
     if isinstance(stage, SftConfig):
-        sft(stage)
+        sft(stage.model_copy(update=resume))
     else:
-        train(stage.model_copy(update={"resume": progress is Progress.RESUMABLE}))
+        train(stage.model_copy(update=resume))
 
 
 def headline(folders: Mapping[str, str]) -> dict[str, dict[str, Estimate]]:

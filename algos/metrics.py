@@ -38,7 +38,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
         members = [t for t in scored if t.record.problem.family == family]
         metrics |= _mean(f"accuracy/{family}", members, lambda t: float(t.record.correct))
         metrics |= _mean(f"tool_rate/{family}", members, lambda t: float(t.record.num_tool_calls > 0))
-    return metrics | _shares("outcome", Outcome, (t.record.outcome for t in trajectories)) | _call_shares(scored)
+    return metrics | _shares("outcome", Outcome, (t.record.outcome for t in trajectories)) | _call_shares(trajectories)
 
 
 def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from agents.embedded import EmbeddedAgent
 from agents.loading import check_context, load_model, save_checkpoint, setup_torch
-from agents.run_folder import RunFolder
+from agents.run_folder import RunFolder, read_metrics
 from algos.batch import Sample, micro_batches
 from algos.config import SftConfig
 from algos.logger import RunLogger
@@ -34,6 +34,7 @@ from retool_env.errors import UsageError
 from retool_env.recorded import replay
 from retool_env.seeding import derive
 from retool_env.sources import open_source
+from retool_env.sources.arithmetic import ArithmeticSource
 from retool_env.sources.traces import arithmetic_traces
 from retool_env.tokenizer import load_tokenizer
 
@@ -50,25 +51,28 @@ def sft(config: SftConfig) -> Path:
     """
     setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
     _check(config)
-    run = RunFolder(config.out, config)
-    start = config.model.path
+    run = RunFolder(config.out, config, resume=config.resume)
+    done = run.checkpoint("final") if run.checkpoint("final").is_dir() else None
+    start = str(done) if done else config.model.path
     if start is None:
         start = str(run.checkpoint("random"))
         make_tiny(Path(start), config.model.tiny, seed=config.seed)
     model = load_model(start)
     env = config.env.model_copy(update={"tokenizer": start})
     with RunLogger(run, total=config.traces.num, label="sft") as logger:
-        steps = _loop(config, env, model, logger)
-        save_checkpoint(run.checkpoint("final"), model, start)
-        if config.eval.problems.size:
-            agent = EmbeddedAgent(model, load_tokenizer(start))
-            evaluate(agent, env, config.eval, logger, step=steps, final=True)
+        if done is None:
+            run.keep_metrics(lambda phase, at: False)
+            _loop(config, env, model, logger)
+            save_checkpoint(run.checkpoint("final"), model, start)
+        agent = EmbeddedAgent(model, load_tokenizer(start))
+        evaluate(agent, env, config.eval, logger, step=_last_step(run), final=True)
     return run.checkpoint("final")
 
 
 def _check(config: SftConfig) -> None:
     """Refuse what cannot work before anything is written."""
     open_source(**config.eval.problems.model_dump())
+    ArithmeticSource(families=config.traces.families)
     if config.model.path is not None:
         check_context(load_model(config.model.path), config.env)
     elif config.env.max_context_tokens > config.model.tiny.max_positions:
@@ -78,8 +82,12 @@ def _check(config: SftConfig) -> None:
         )
 
 
-def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> int:
-    """Train on all traces; returns the number of optimizer steps."""
+def _last_step(run: RunFolder) -> int:
+    rows = read_metrics(run.path / "metrics.jsonl")
+    return max((int(str(row["step"])) for row in rows if row["phase"] == "train"), default=0)
+
+
+def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> None:
     optimizer = make_optimizer(model, config.optim)
     scorer = Scorer(model)
     agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
@@ -87,7 +95,7 @@ def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: Run
         trace_samples(config, env), max_tokens=config.batch_tokens, window=config.window, seed=config.seed
     )
     model.train()
-    begun, seen, losses, step = time.perf_counter(), 0, [], -1
+    begun, seen, losses = time.perf_counter(), 0, []
     for step, batch in enumerate(batches):
         progress = seen / config.traces.num
         factor = cosine(progress, step, warmup_steps=config.warmup_steps, floor=config.lr_floor)
@@ -95,14 +103,13 @@ def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: Run
         losses.append(sft_step(scorer, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
         seen += len(batch)
         logger.advance(seen, f"loss {losses[-1]:.3f}")
-        if (step + 1) % LOG_EVERY == 0:
+        if (step + 1) % LOG_EVERY == 0 or seen == config.traces.num:
             row = {"loss": sum(losses) / len(losses), "lr": config.optim.lr * factor, "traces": float(seen)}
             logger.log("train", step + 1, row | {"time/elapsed_s": time.perf_counter() - begun})
             losses = []
         if config.eval.every and (step + 1) % config.eval.every == 0:
             agent.set_version(step + 1)
             evaluate(agent, env, config.eval, logger, step=step + 1)
-    return step + 1
 
 
 def trace_samples(config: SftConfig, env: EnvConfig) -> Iterator[Sample]:

@@ -58,10 +58,10 @@ def train(config: TrainConfig) -> Path:
     for problems in (config.problems, config.eval.problems):
         check_prompts(open_source(**problems.model_dump()), env)
     run = RunFolder(config.out, config, resume=config.resume)
-    last = _last_checkpoint(run) if config.resume else None
+    last = _last_checkpoint(run)
     model = load_model(str(last or source))
     optimizer = make_optimizer(model, config.optim)
-    first_step = _restore(run, last, optimizer, config) if last else 0
+    first_step = _restore(run, last, optimizer, config)
     agent = EmbeddedAgent(model, load_tokenizer(source))
     agent.set_version(first_step)
     rollouts = make_rollouts(config, env, agent, first_step=first_step)
@@ -75,14 +75,18 @@ def train(config: TrainConfig) -> Path:
 
 def _last_checkpoint(run: RunFolder) -> Path | None:
     """The checkpoint of the latest step; a folder is complete or not there at all."""
+    if run.checkpoint("final").is_dir():
+        return run.checkpoint("final")
     return max((run.path / "checkpoints").glob("step-*"), default=None)
 
 
-def _restore(run: RunFolder, checkpoint: Path, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
+def _restore(run: RunFolder, checkpoint: Path | None, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
     """Load the optimizer and drop what was written after the checkpoint; returns the step to go on with."""
-    state = torch.load(checkpoint / "trainer.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    step = int(state["step"])
+    step = 0
+    if checkpoint is not None:
+        state = torch.load(checkpoint / "trainer.pt", weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
     # The evaluation at the checkpoint's step is made again, with the same result.
     run.keep_metrics(lambda phase, at: at < step)
     if run.trajectories.is_file():
@@ -136,7 +140,7 @@ def _loop(
     algo, model = config.algo, agent.model
     scorer = Scorer(model, temperature=config.rollout.sampling.temperature)
     loss = PolicyLoss(scorer, clip_low=algo.clip_low, clip_high=algo.clip_high)
-    model.train()
+    model.eval()  # no dropout: the ratio compares with what the engine sampled without it
     for step in range(first_step, algo.steps):
         if config.eval.every and step % config.eval.every == 0:
             evaluate(agent, env, config.eval, logger, step=step)

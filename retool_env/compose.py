@@ -9,7 +9,9 @@ either says about a mistake becomes one line that names key, value and fix.
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,12 +19,13 @@ from typing import Any, TypeVar
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retool_env.config import Config, check_config
-from retool_env.errors import UsageError, did_you_mean
+from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
 __all__ = ["compose", "config_folder", "sweep"]
 
@@ -48,8 +51,9 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
     _store_schema(name, kind)
     try:
         with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose(name, overrides=list(_short_forms(kind, overrides)))
-            return check_config(kind, _plain(composed))
+            written = _short_forms(kind, overrides)
+            composed = hydra.compose(name, overrides=written)
+            return _checked(kind, composed, written)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_explain(error, kind)) from error
 
@@ -57,22 +61,48 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
 def sweep(name: str, kind: type[C], overrides: Sequence[str], run: Callable[[C], Any]) -> None:
     """``-m``: every combination of comma-separated values, through Hydra's launchers.
 
-    Each job's ``out`` is its own folder of the sweep unless ``out`` was set.
+    Each job's ``out`` is its own folder of the sweep unless ``out`` was set. Jobs that fail do not stop the others; the
+    first failure is raised at the end.
+
+    Raises:
+        UsageError: one ``out`` for all jobs, or a job's own mistake.
     """
-    import sys
-
     _store_schema(name, kind)
-    own_out = any(override.startswith("out=") for override in overrides)
+    out = next((override for override in overrides if override.startswith("out=")), None)
+    if out is not None and "," not in out:
+        raise UsageError(f"{out} with -m: every job needs a folder of its own; leave it out, or give one per job")
+    failures: list[UsageError | InfrastructureError] = []
 
-    def job(composed: DictConfig) -> Any:
-        values = _plain(composed)
-        if not own_out:
-            values["out"] = HydraConfig.get().runtime.output_dir
-        return run(check_config(kind, values))
+    def job(composed: DictConfig) -> None:
+        try:
+            if out is None:
+                composed.out = HydraConfig.get().runtime.output_dir
+            run(_checked(kind, composed, HydraConfig.get().overrides.task))
+        except (UsageError, InfrastructureError) as error:
+            failures.append(error)
 
     decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(job)
     sys.argv = ["retool", *_short_forms(kind, overrides)]
     decorated()
+    if failures:
+        raise failures[0]
+
+
+def _checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
+    """The composed values as a configuration.
+
+    An override of a free-form mapping (``problems.families={add: 1}``) replaces it; Hydra alone would merge the two.
+    """
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in values.items()}
+    known = _keys(kind, "")
+    mappings = [override for override in overrides if override.partition("=")[0] in known and "{" in override]
+    for override in OverridesParser.create().parse_overrides(mappings):
+        if isinstance(replacement := override.value(), dict):
+            *sections, last = override.key_or_group.split(".")
+            functools.reduce(dict.__getitem__, sections, plain)[last] = replacement
+    return check_config(kind, plain)
 
 
 def _store_schema(name: str, kind: type[Config]) -> None:
@@ -82,12 +112,6 @@ def _store_schema(name: str, kind: type[Config]) -> None:
         for stage, field in kind.model_fields.items():
             if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
                 store.store(group="schema", name=stage, node=field.annotation().model_dump(mode="json"))
-
-
-def _plain(composed: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:

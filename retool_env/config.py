@@ -8,10 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from retool_env.dialects import make_dialect
 from retool_env.episode import EpisodeLimits
 from retool_env.errors import UsageError, did_you_mean
+from retool_env.rewards import make_reward
 from retool_env.sandbox.base import Limits, Mode
 from retool_env.sources import Split
 from retool_env.tools import Traceback
@@ -113,6 +124,18 @@ class EnvConfig(Config):
     cpu_seconds: PositiveFloat = 5.0
     wall_seconds: PositiveFloat = 20.0
     memory_mb: PositiveInt = 512
+
+    @field_validator("reward")
+    @classmethod
+    def _known_reward(cls, reward: dict[str, float] | str) -> dict[str, float] | str:
+        make_reward(reward)
+        return reward
+
+    @field_validator("dialect")
+    @classmethod
+    def _known_dialect(cls, dialect: str) -> str:
+        make_dialect(dialect)
+        return dialect
 
     @model_validator(mode="after")
     def _backstop_is_behind_the_limit(self) -> EnvConfig:

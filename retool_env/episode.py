@@ -85,6 +85,11 @@ class Episode:
         return len(self.turn_texts)
 
     @property
+    def num_executed_rounds(self) -> int:
+        """Rounds in which something was run; malformed calls alone are none."""
+        return sum(any(not result.status.invalid for result in results) for results in self.rounds)
+
+    @property
     def budget(self) -> int:
         """How many ids the next turn may have; 0 once the episode ended."""
         room = self.limits.max_context_tokens - len(self.token_ids)
@@ -116,7 +121,7 @@ class Episode:
             self.outcome = cut_by
         elif not turn.calls:
             self.outcome = Outcome.ANSWERED if turn.answer else Outcome.NO_ANSWER
-        elif len(self.rounds) >= self.limits.max_tool_rounds:
+        elif self.num_executed_rounds >= self.limits.max_tool_rounds:
             self.outcome = Outcome.MAX_TURNS
         else:
             self._pending = turn.calls
@@ -137,10 +142,11 @@ class Episode:
             return
         self._append("tool", ids)
 
-    def fail(self, outcome: Outcome) -> None:
-        """End the episode for a reason outside of the policy."""
+    def fail(self, outcome: Outcome, results: Sequence[ToolResult] = ()) -> None:
+        """End the episode for a reason outside of the policy; ``results`` are kept, not shown."""
         assert outcome.failed or outcome is Outcome.WALL_TIME, f"{outcome} is not for the outside to say"
         self._pending = ()
+        self.rounds += [tuple(results)] if results else []
         self.outcome = outcome
 
     def _append(self, role: Role, ids: Sequence[int]) -> None:

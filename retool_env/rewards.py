@@ -62,9 +62,9 @@ def make_reward(weights: Mapping[str, float] | str = "pm1", *, tool_cost: float 
     """
     chosen = {weights: 1.0} if isinstance(weights, str) else dict(weights)
     if not chosen:
-        raise UsageError(f"reward: give at least one part; known: {', '.join(sorted(REWARDS))}")
+        raise UsageError(f"give at least one part; known: {', '.join(sorted(REWARDS))}")
     for name in chosen:
         if name not in REWARDS:
-            raise UsageError(f"reward={name!r} is unknown{did_you_mean(name, REWARDS)}")
+            raise UsageError(f"no reward part {name!r}{did_you_mean(name, REWARDS)}")
     functions = {**REWARDS, "strategic": lambda record: strategic(record, cost=tool_cost)}
     return Reward(parts=tuple((name, functions[name], float(weight)) for name, weight in chosen.items()))

@@ -66,5 +66,5 @@ def make_dialect(name: str, *, instructions: bool = True) -> Dialect:
     from retool_env.dialects.retool import RetoolDialect
 
     if name != RetoolDialect.name:
-        raise UsageError(f"dialect={name!r} is unknown{did_you_mean(name, [RetoolDialect.name])}")
+        raise UsageError(f"no dialect {name!r}{did_you_mean(name, [RetoolDialect.name])}")
     return RetoolDialect(instructions=instructions)

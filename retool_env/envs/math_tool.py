@@ -175,7 +175,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             if self._tickets is None:
                 self._tickets = self.feeder.slot(self.slot, self.num_slots)
             return next(self._tickets)
-        if isinstance(problem := options.get("problem"), Problem):
+        if "problem" in options:
+            if not isinstance(problem := options["problem"], Problem):
+                raise UsageError(f"reset option problem={problem!r}: give a retool_env.problems.Problem")
             return self._make_ticket(0, problem)
         if self._source is None:
             self._source = open_source(**self.problems.model_dump())
@@ -207,7 +209,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         round_seed = derive(self.ticket.sandbox_seed, "round", len(self.episode.rounds))
         results = [self._interpreter(call, seed=derive(round_seed, "call", k) % 2**32) for k, call in enumerate(calls)]
         if any(result.status is ToolStatus.OUTAGE for result in results):
-            self.episode.fail(Outcome.SANDBOX_OUTAGE)
+            self.episode.fail(Outcome.SANDBOX_OUTAGE, results)
         else:
             self.episode.observe(results)
 

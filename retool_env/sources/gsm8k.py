@@ -51,7 +51,9 @@ def _read_row(path: Path, number: int, line: str) -> Problem:
     for column in ("question", "answer"):
         if not isinstance(row.get(column), str):
             raise UsageError(f"{where}: no text column {column!r}; it has {', '.join(map(repr, row)) or 'none'}")
-    solution, _, gold = row["answer"].rpartition("####")
+    solution, separator, gold = row["answer"].rpartition("####")
+    if not separator:
+        raise UsageError(f"{where}: the answer has no '####' in front of the gold; is this a GSM8K file?")
     if not gold.strip():
         raise UsageError(f"{where}: the gold answer after '####' is empty; fix or delete the row")
     if not row["question"].strip():

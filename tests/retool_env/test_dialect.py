@@ -89,5 +89,5 @@ def test_rendering_disarms_tags() -> None:
 
 
 def test_unknown_dialect_is_named() -> None:
-    with pytest.raises(UsageError, match=r"dialect='retol' is unknown; did you mean 'retool'\?"):
+    with pytest.raises(UsageError, match=r"no dialect 'retol'; did you mean 'retool'\?"):
         make_dialect("retol")

@@ -141,7 +141,7 @@ def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> N
         ({"max_tool_round": 3}, r"unknown key 'max_tool_round'; did you mean 'max_tool_rounds'\?"),
         ({"problems": "gsm9k"}, "problems='gsm9k' is unknown"),
         ({"problems": {"name": "gsm8k", "path": "nowhere.jsonl"}}, r"problems.path='nowhere.jsonl': no such file"),
-        ({"reward": "pm2"}, r"reward='pm2' is unknown; did you mean 'pm1'\?"),
+        ({"reward": "pm2"}, r"reward='pm2': no reward part 'pm2'; did you mean 'pm1'\?"),
         ({"tokenizer": "nowhere"}, "tokenizer='nowhere': no tokenizer.json there"),
         ({"max_context_tokens": 0}, "max_context_tokens=0: input should be greater than 0"),
         ({"wall_seconds": 1.0}, "wall_seconds=1 must be at least cpu_seconds=5"),
