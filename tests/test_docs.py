@@ -46,3 +46,8 @@ def test_command_line_is_understood(line: str) -> None:
 def test_there_are_examples() -> None:
     assert len(blocks("python")) >= 3
     assert len(commands()) >= 8
+
+
+def test_nothing_is_left_to_be_filled_in() -> None:
+    for page in PAGES:
+        assert not re.search(r"\b(DEMO_TABLE|RECORDED|WALL|RSS|TODO)\b", page.read_text()), page.name

@@ -9,7 +9,8 @@ import pytest
 
 from agents.config import EvalConfig
 from agents.evaluate import evaluate_agent, miss_cause
-from agents.run_folder import RunFolder, read_metrics
+from agents.run_folder import RunFolder, atomic, read_metrics
+from algos.config import TrainConfig
 from retool_env.compose import compose
 from retool_env.errors import UsageError
 from retool_env.trajectory import read_trajectories
@@ -69,3 +70,37 @@ def test_metrics_round_trip_without_a_torn_line(tmp_path: Path) -> None:
     ]
     run.keep_metrics(lambda phase, step: step < 1)
     assert read_metrics(run.path / "metrics.jsonl") == rows[:1]
+
+
+def test_an_episode_that_failed_is_played_again_and_counts_once(tmp_path: Path) -> None:
+    settings = config(tmp_path, "problems.split=heldout", "problems.size=5")
+    evaluate_agent(settings)
+    path = tmp_path / "run" / "trajectories.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    failed = {**json.loads(lines[2]), "outcome": "sandbox_outage", "verdict": None}
+    path.write_text("\n".join([*lines[:2], json.dumps(failed), *lines[3:], ""]), encoding="utf-8")
+    for _ in range(2):
+        total = evaluate_agent(settings)[0]
+        assert (total.accuracy.num, total.num_failed) == (5, 0)
+
+
+def test_a_temporary_file_of_a_killed_process_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with atomic(path) as temporary:
+        stale = temporary
+    stale.write_text("stale")
+    with atomic(path) as temporary, temporary.open("a") as file:
+        file.write("new")
+    assert path.read_text() == "new"
+
+
+def test_a_run_may_be_moved(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "one", EvalConfig(out=str(tmp_path / "one")))
+    (tmp_path / "one").rename(tmp_path / "two")
+    RunFolder(tmp_path / "two", EvalConfig(out=str(tmp_path / "two")), resume=True)
+
+
+def test_an_override_replaces_a_mapping_of_a_recipe() -> None:
+    settings = compose("train", TrainConfig, ["experiment=tiny_strategic", "problems.families={add: 1}"])
+    assert settings.problems.families == {"add": 1.0}
+    assert compose("train", TrainConfig, ["eval.problems=gsm8k"]).eval.problems.name == "gsm8k"

@@ -23,6 +23,12 @@ def test_several_samples_are_clustered_by_problem() -> None:
     assert (wide.low, wide.high) == (0.0, 1.0)
 
 
+def test_equal_means_are_no_certainty() -> None:
+    everything = estimate([[1.0] * 8] * 3)
+    assert (everything.mean, everything.high) == (1.0, 1.0)
+    assert everything.low == pytest.approx(wilson(3, 3)[0])
+
+
 def test_nothing_is_nan_not_zero() -> None:
     nothing = estimate([])
     assert math.isnan(nothing.mean)

@@ -15,6 +15,7 @@ from algos.losses import PolicyLoss
 from algos.scorer import Scorer
 from algos.train import learn, make_optimizer, make_rollouts
 from retool_env.config import EnvConfig
+from retool_env.outcome import Outcome
 from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory
 
@@ -88,7 +89,24 @@ def test_closing_in_mid_flight_leaves_no_thread(cold_start: Path, tiny_env: EnvC
     )
     agent = EmbeddedAgent(load_model(str(cold_start)), load_tokenizer(str(cold_start)))
     rollouts = make_rollouts(config, tiny_env.model_copy(update={"tokenizer": str(cold_start)}), agent)
-    rollouts.set_version(0)
-    rollouts.collect(0)
+    rollouts.set_version(0)  # the threads submit their first turns, and nobody serves them
     rollouts.close()
-    assert threading.active_count() <= before + 1
+    assert threading.active_count() <= before
+
+
+def test_an_engine_that_fails_is_an_outage_of_every_episode(cold_start: Path, tiny_env: EnvConfig) -> None:
+    class Broken(EmbeddedAgent):
+        def act_many(self, requests: list) -> list:
+            raise RuntimeError("out of memory")
+
+    algo = AlgoConfig(prompts_per_step=2, group_size=2)
+    env = tiny_env.model_copy(update={"tokenizer": str(cold_start)})
+    agent = Broken(load_model(str(cold_start)), load_tokenizer(str(cold_start)))
+    for collector in ("plain", "torchrl"):
+        config = TrainConfig(model={"path": str(cold_start)}, algo=algo, rollout=RolloutConfig(collector=collector))
+        rollouts = make_rollouts(config, env, agent)
+        rollouts.set_version(0)
+        trajectories = rollouts.collect(0)
+        rollouts.close()
+        assert [t.record.outcome for t in trajectories] == [Outcome.ENGINE_OUTAGE] * 4
+        assert not any(t.scored for t in trajectories)

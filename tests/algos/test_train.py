@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from algos.config import TrainConfig
 from algos.train import train
 from retool_env.compose import compose
 from retool_env.errors import UsageError
-from retool_env.trajectory import read_trajectories
+from retool_env.trajectory import Trajectory, read_trajectories
 
 
 def config(out: Path, start: Path, *overrides: str) -> TrainConfig:
@@ -39,10 +40,17 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoints" / "final" / "model.safetensors")
 
 
+def bits(trajectory: Trajectory) -> tuple:
+    """What must not differ between two runs of one seed."""
+    transcript, record = trajectory.transcript, trajectory.record
+    arrays = (transcript.token_ids, transcript.action_mask, transcript.logprobs, transcript.policy_version)
+    return (trajectory.ticket, record.outcome, record.reward_parts, *(array.tobytes() for array in arrays))
+
+
 def assert_same_run(one: Path, two: Path) -> None:
     assert rows(one) == rows(two)
-    tickets = [[t.ticket for t in read_trajectories(run / "trajectories.jsonl")] for run in (one, two)]
-    assert tickets[0] == tickets[1]
+    for name in ("trajectories.jsonl", "eval/sampled.jsonl", "eval/greedy.jsonl"):
+        assert [*map(bits, read_trajectories(one / name))] == [*map(bits, read_trajectories(two / name))], name
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -90,14 +98,33 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: P
     stopped = small(tmp_path / "stopped", cold_start, "save_every=2")
     train(stopped)
     run = tmp_path / "stopped"
-    for path in (run / "checkpoints" / "final", run / "checkpoints" / "step-000004"):
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+    for name in ("final", "step-000004"):
+        shutil.rmtree(run / "checkpoints" / name)
     with pytest.raises(UsageError, match="holds a run already"):
         train(stopped)
     train(stopped.model_copy(update={"resume": True}))
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_run_without_a_checkpoint_starts_again_and_leaves_no_trace(cold_start: Path, tmp_path: Path) -> None:
+    whole, stopped = (small(tmp_path / name, cold_start, "save_every=0") for name in ("whole", "stopped"))
+    train(whole)
+    train(stopped)
+    run = tmp_path / "stopped"
+    shutil.rmtree(run / "checkpoints")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "tra')
+    train(stopped.model_copy(update={"resume": True}))
+    assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_finished_run_is_only_evaluated_again(cold_start: Path, tmp_path: Path) -> None:
+    whole, stopped = (small(tmp_path / name, cold_start, "save_every=0") for name in ("whole", "stopped"))
+    train(whole)
+    train(stopped)
+    shutil.rmtree(tmp_path / "stopped" / "eval")
+    train(stopped.model_copy(update={"resume": True}))
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,14 @@ MISTAKES = [
     ([*GSM8K, "problems.path=column.jsonl"], "column.jsonl:2: no text column 'question'; it has 'prompt', 'answer'"),
     ([*GSM8K, "problems.path=gold.jsonl"], "gold.jsonl:1: the gold answer after '####' is empty"),
     ([*GSM8K, "problems.path=text.jsonl"], "text.jsonl:1: not JSON"),
+    ([*GSM8K, "problems.path=plain.jsonl"], "plain.jsonl:1: the answer has no '####' in front of the gold"),
+    ([*ORACLE, "problems.size=1", "env.reward=acuracy"], "env.reward='acuracy': no reward part 'acuracy'"),
+    ([*ORACLE, "problems.size=1", "out=good.jsonl"], "out='good.jsonl' cannot be made a run folder (File exists)"),
+    ([*ORACLE, "-m", "seed=0,1", "out=runs/x"], "out=runs/x with -m: every job needs a folder of its own"),
+    (["train", "rollout.sampling.top_p=0.9"], "training needs temperature > 0, top_p=1 and top_k=0"),
+    (["train", "algo.group_size=1"], "algo.group_size=1: input should be greater than or equal to 2"),
+    (["sft", "traces.phases=[]"], "traces.phases=[]: tuple should have at least 1 item"),
+    (["demo", "sft.eval.greedy=false"], "sft.eval.greedy=false: the demo's table shows both modes"),
     ([*GSM8K, "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
     ([*GSM8K, "problems.path=empty.jsonl"], "empty.jsonl: holds no problem"),
     ([*GSM8K, "problems.path=good.jsonl", "env.max_context_tokens=50"], "problem 'gsm8k/0': its prompt has"),
@@ -66,6 +74,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     (tmp_path / "good.jsonl").write_text(row())
     (tmp_path / "column.jsonl").write_text(row() + json.dumps({"prompt": "?", "answer": "#### 1"}) + "\n")
     (tmp_path / "gold.jsonl").write_text(row(answer="I do not know #### "))
+    (tmp_path / "plain.jsonl").write_text(row(answer="It is 2."))
     (tmp_path / "text.jsonl").write_text("What is 1 + 1?\n")
     (tmp_path / "list.jsonl").write_text("[1]\n")
     (tmp_path / "empty.jsonl").write_text("\n")
@@ -131,4 +140,12 @@ def test_a_sweep_gives_every_job_its_folder(tmp_path: Path) -> None:
     arguments = ["eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2", "seed=0,1"]
     done = retool(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
+    done = retool("eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2,5000,3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("retool: problems.size=5000: 'add' has no more different")
+    assert "Traceback" not in done.stderr
     assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2

@@ -97,6 +97,7 @@ def test_a_dead_sandbox_is_an_outcome_not_an_error(env: gymnasium.Env) -> None:
     observation, reward, terminated, truncated, info = env.step(action("<code>print(2)</code>"))
     assert (reward, terminated, truncated, info["outcome"]) == (0.0, False, True, "sandbox_outage")
     assert observation["scored"].tolist() == [0]
+    assert [call.status for row in env.unwrapped.episode.rounds for call in row] == ["ok", "outage"]
 
 
 def test_the_seed_fixes_the_episode() -> None:
@@ -122,6 +123,8 @@ def test_options(env: gymnasium.Env) -> None:
     assert env.reset(options={"index": 3})[1] == one
     with pytest.raises(UsageError, match=r"\['indx'\] are unknown; known: 'index', 'problem'"):
         env.reset(options={"indx": 3})
+    with pytest.raises(UsageError, match=r"reset option problem=.* give a retool_env.problems.Problem"):
+        env.reset(options={"problem": {"prompt": "?"}})
 
 
 def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> None:

@@ -166,6 +166,15 @@ def test_output_cannot_forge_control_tokens_or_tags() -> None:
     assert TOKENIZER.decode(observed).count("</interpreter>") == 1
 
 
+def test_malformed_calls_use_up_no_tool_round() -> None:
+    episode = make_episode(max_tool_rounds=1)
+    (call,) = episode.act(ids("oops</code>"))
+    episode.observe([result(call, call.problem, ToolStatus.MALFORMED)])
+    episode.observe([result(call) for call in episode.act(ids(CALL))])
+    assert episode.outcome is None
+    assert episode.num_executed_rounds == 1
+
+
 def test_malformed_calls_are_answered_and_then_end_the_episode() -> None:
     episode = make_episode(max_invalid_calls=2)
     for _ in range(2):
