@@ -240,7 +240,11 @@ def evaluate(
     step: int,
     final: bool = False,
 ) -> None:
-    """Play the held-out problems once at temperature 1, at the end also greedily; log and keep the episodes."""
+    """Play the held-out problems once at temperature 1; at the end also greedily, and keep the episodes.
+
+    The random streams are the same at every step and for every seed of a run, so stages and seeds are compared on the
+    same draws.
+    """
     modes = {"sampled": Sampling(temperature=1.0)}
     if final and config.greedy:
         modes["greedy"] = Sampling(temperature=0.0)

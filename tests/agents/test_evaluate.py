@@ -87,6 +87,7 @@ def test_an_episode_that_failed_is_played_again_and_counts_once(tmp_path: Path) 
 def test_a_temporary_file_of_a_killed_process_is_not_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with atomic(path) as temporary:
+        temporary.write_text("old")
         stale = temporary
     stale.write_text("stale")
     with atomic(path) as temporary, temporary.open("a") as file:
