@@ -157,10 +157,6 @@ class DirectTransport(InferenceTransport):  # type: ignore[misc]
         callback.set_exception(exc)
 
 
-def _make_env(feeder: Feeder, slot: int, num_slots: int, settings: dict[str, Any]) -> GymWrapper:
-    return GymWrapper(MathToolEnv(feeder=feeder, slot=slot, num_slots=num_slots, **settings))
-
-
 class CollectorRollouts:
     """``AsyncBatchedCollector`` over one environment thread per slot.
 
@@ -185,10 +181,12 @@ class CollectorRollouts:
         self._closing = False
         self._scheduler = Lockstep(agent, num_slots=num_slots, tickets_per_step=tickets_per_step, staleness=staleness)
         settings = env.model_dump()
-        stop = MathToolEnv(**settings).dialect.stop
+        # Kept here, because shutting the collector down does not close them.
+        self._envs = [MathToolEnv(feeder=feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)]
+        stop = self._envs[0].dialect.stop
         policy = TurnPolicy(self._scheduler, recorder, feeder, num_slots=num_slots, stop=stop, sampling=sampling)
         self._collector = AsyncBatchedCollector(
-            [functools.partial(_make_env, feeder, slot, num_slots, settings) for slot in range(num_slots)],
+            [functools.partial(GymWrapper, made) for made in self._envs],
             policy=policy,
             transport=DirectTransport(policy),
             env_backend="threading",
@@ -221,6 +219,8 @@ class CollectorRollouts:
         self._scheduler.close()
         self._collector.shutdown()
         self._drain.join()
+        for made in self._envs:
+            made.close()
 
     def _receive(self) -> None:
         """Take what TorchRL yields; runs in its own thread, because the caller's generates meanwhile."""

@@ -16,6 +16,7 @@ from algos.scorer import Scorer
 from algos.train import learn, make_optimizer, make_rollouts
 from retool_env.config import EnvConfig
 from retool_env.outcome import Outcome
+from retool_env.sandbox import registry
 from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory
 
@@ -110,3 +111,10 @@ def test_an_engine_that_fails_is_an_outage_of_every_episode(cold_start: Path, ti
         rollouts.close()
         assert [t.record.outcome for t in trajectories] == [Outcome.ENGINE_OUTAGE] * 4
         assert not any(t.scored for t in trajectories)
+
+
+@pytest.mark.parametrize("collector", ["plain", "torchrl"])
+def test_closing_gives_the_sandbox_back(cold_start: Path, tiny_env: EnvConfig, collector: str) -> None:
+    before = registry._users.get("fork", 0)
+    run(cold_start, tiny_env, collector, num_slots=4, steps=1)
+    assert registry._users.get("fork", 0) == before
