@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -73,7 +72,3 @@ class RunLogger:
     def say(self, text: str) -> None:
         """A line for people."""
         self.console.print(text)
-
-    @property
-    def folder(self) -> Path:
-        return self.run.path
