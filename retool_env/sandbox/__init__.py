@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox
+from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, Sandbox, Session
 from retool_env.sandbox.registry import open_sandbox, release, shared_sandbox
 
 if TYPE_CHECKING:
     from retool_env.sandbox.local import LocalSandbox
 
 __all__ = [
+    "Cancel",
+    "Fault",
     "Limits",
     "LocalSandbox",
     "Mode",
     "RunResult",
     "RunStatus",
     "Sandbox",
+    "Session",
     "open_sandbox",
     "release",
     "shared_sandbox",

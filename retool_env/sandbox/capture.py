@@ -1,9 +1,9 @@
 """Keep a bounded part of what a program writes, the same part every time.
 
-A stream longer than ``limit`` bytes is shown as its first half-limit and its last half-limit with a marker line in
-between. Up to :data:`STOP_FACTOR` times the limit the program may go on and its tail is the real end of its output;
-beyond that it is to be stopped, and everything from there on is ignored, so that the text does not depend on how
-much a doomed program wrote before the kill reached it.
+A stream longer than ``keep`` bytes is shown as its first half and its last half of that with a marker line in between.
+Up to ``stop`` bytes the program may go on and its tail is the real end of its output; beyond that it is to be stopped,
+and everything from there on is ignored, so that the text does not depend on how much a doomed program wrote before
+the kill reached it.
 
 Left out: reading from descriptors (``exchange``) and cutting by tokens, which is the business of the rollout.
 """
@@ -11,11 +11,8 @@ Left out: reading from descriptors (``exchange``) and cutting by tokens, which i
 from __future__ import annotations
 
 import codecs
-from typing import Final
 
-__all__ = ["STOP_FACTOR", "Capture"]
-
-STOP_FACTOR: Final = 4
+__all__ = ["Capture"]
 
 
 def _decode_head(data: bytes) -> str:
@@ -34,26 +31,40 @@ def _decode_tail(data: bytes) -> str:
 class Capture:
     """What one stream delivered. Not thread-safe: it belongs to the thread that reads the stream."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, *, keep: int, stop: int) -> None:
+        self._keep = keep
+        self._stop = max(keep, stop)
         self._data = bytearray()
         self._total = 0
+        self._dropped = 0
 
     @property
     def overflowed(self) -> bool:
         """The program wrote so much that it must be stopped."""
-        return self._total > STOP_FACTOR * self._limit
+        return self._total > self._stop
+
+    @property
+    def cut(self) -> int:
+        """Bytes left out of :meth:`text`."""
+        return max(0, len(self._data) + self._dropped - self._keep)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
+        self._data += data[: max(0, self._stop - self._total)]
         self._total += len(data)
-        self._data += data[: STOP_FACTOR * self._limit - len(self._data)]
+        half = self._keep // 2
+        # Now and then, so that a long stream costs its length and not its square.
+        if len(self._data) > 4 * self._keep:
+            excess = len(self._data) - self._keep
+            del self._data[half : half + excess]
+            self._dropped += excess
 
     def text(self) -> str:
         """The stream as text; bad bytes are replaced and the rest kept."""
-        cut = len(self._data) - self._limit
-        if cut <= 0:
+        cut = self.cut
+        if not cut:
             return self._data.decode("utf-8", "replace")
-        head = _decode_head(bytes(self._data[: self._limit // 2]))
-        tail = _decode_tail(bytes(self._data[self._limit // 2 + cut :]))
+        half = self._keep // 2
+        head = _decode_head(bytes(self._data[:half]))
+        tail = _decode_tail(bytes(self._data[len(self._data) - (self._keep - half) :]))
         return f"{head}\n[... {cut} bytes cut ...]\n{tail}"

@@ -1,90 +1,172 @@
-"""The sandbox on this machine: every program in a fresh fork of a warm interpreter.
+"""The sandbox on this machine: every program in a fork of a warm interpreter, in a box of its own.
 
-``LocalSandbox`` admits a bounded number of programs at a time, hands each to a zygote (see ``zygote``) and returns
-how it ended. Waiting for admission is not counted in ``wall_seconds``. Programs are never executed in the caller's
-process. Zygotes start at the first ``run`` and are replaced when they die; an instance that is inherited through a
-fork starts its own.
+``LocalSandbox`` admits a bounded number of programs at a time (``admission``), hands each to a zygote (``box``) and
+returns how it ended. Programs are never executed in the caller's process. Zygotes start when they are first needed
+and are replaced when they die (``keeper``); an instance that is inherited through a fork starts its own.
 
-**This is not yet a security boundary**: the program still sees the file system and the network of its user. Against
-accidents it holds (limits, process groups, orphans, and a user id of its own where the caller is root); against an
-attacker it does not. Left out: namespaces, seccomp, sessions, files in and out.
+How strongly programs are isolated is the *tier*, best first: ``T1`` namespaces, system call filter, Landlock and
+limits; ``T1'`` without Landlock; ``T2`` without namespaces; ``T3`` limits only, for which ``unsafe=True`` must be
+said. Without a wish it is the best of T1, T1' and T2 that the host allows; a host that allows none is an error, never
+a weaker sandbox. What each tier protects against is told in ``docs/sandbox.md``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 import os
+import re
 import sys
 import threading
 import weakref
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Final, Literal, NoReturn, Self
 
-from retool_env.errors import SandboxError, UsageError
-from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus
+from retool_env.errors import SandboxError, UsageError, did_you_mean
+from retool_env.sandbox.admission import Admission
+from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, check_relative
+from retool_env.sandbox.box.images import Image
+from retool_env.sandbox.box.wire import TIERS, Tier
 from retool_env.sandbox.exchange import Job, execute
-from retool_env.sandbox.images import Image
-from retool_env.sandbox.process import Keeper, ZygoteGoneError
+from retool_env.sandbox.keeper import Keeper, UnavailableError
+from retool_env.sandbox.metrics import Recorder, SandboxMetrics
+from retool_env.sandbox.process import ZygoteGoneError, ZygoteProcess
+from retool_env.sandbox.session import Host, open_host, run_and_fetch
 
-__all__ = ["LocalSandbox"]
+__all__ = ["LocalSandbox", "LocalSession"]
+
+_CORES_PER_ZYGOTE: Final = 4
+_PLACES_PER_CORE: Final = 1.5
+_QUEUE_PER_PLACE: Final = 64
+_LEAST_QUEUE: Final = 4096
+_MOST_SPARES: Final = 8
+_SCIENCE: Final = re.compile(r"\b(?:numpy|scipy|sympy|mpmath|pandas|matplotlib|networkx|sklearn|statsmodels)\b")
+
+
+def _tiers(tier: str | None, unsafe: bool) -> tuple[Tier, ...]:
+    if tier is None:
+        return TIERS if unsafe else TIERS[:-1]
+    found = next((known for known in TIERS if known == tier), None)
+    if found is None:
+        raise UsageError(f"unknown sandbox tier {tier!r}{did_you_mean(tier, TIERS)}")
+    if found == "T3" and not unsafe:
+        raise UsageError("tier 'T3' does not isolate programs: say unsafe=True if you trust every one of them")
+    return (found,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How a sandbox is to be, independent of the process it lives in."""
+
+    image: Literal["auto", "light", "science"]
+    workers: int
+    places: int
+    most_waiting: int
+    spares: int
+    tiers: tuple[Tier, ...]
+    python: str
+
+    def keepers(self) -> dict[Image, list[Keeper]]:
+        images: tuple[Image, ...] = ("light", "science") if self.image == "auto" else (self.image,)
+        return {image: [Keeper(self._start(image)) for _ in range(self.workers)] for image in images}
+
+    def _start(self, image: Image) -> Callable[[], ZygoteProcess]:
+        return lambda: ZygoteProcess(image=image, python=self.python, tiers=self.tiers, spares=self.spares)
 
 
 class _Crew:
     """What belongs to one process: admission and the zygotes. A forked process must not use its parent's."""
 
-    def __init__(self, *, workers: int, image: Image, max_running: int, python: str) -> None:
+    def __init__(self, plan: _Plan) -> None:
         self.owner = os.getpid()
-        self.slots = threading.BoundedSemaphore(max_running)
-        self._keepers = [Keeper(image=image, python=python) for _ in range(workers)]
+        self.admission = Admission(places=plan.places, most_waiting=plan.most_waiting)
+        self.sessions: weakref.WeakSet[LocalSession] = weakref.WeakSet()
+        self._keepers = plan.keepers()
         self._turns = itertools.count()
 
-    def next_keeper(self) -> Keeper:
-        return self._keepers[next(self._turns) % len(self._keepers)]
+    @property
+    def keepers(self) -> list[Keeper]:
+        return [keeper for keepers in self._keepers.values() for keeper in keepers]
+
+    def keeper_for(self, code: str) -> Keeper:
+        """A wrong guess costs time and nothing else: every module can be imported in every image."""
+        images = list(self._keepers)
+        image = images[-1] if _SCIENCE.search(code) else images[0]
+        keepers = self._keepers[image]
+        return keepers[next(self._turns) % len(keepers)]
 
     def close(self) -> None:
         """End the zygotes, unless they are those of the process that forked us."""
         if self.owner == os.getpid():
-            for keeper in self._keepers:
+            self.admission.close()
+            for keeper in self.keepers:
                 keeper.close()
 
 
-def _serve(keeper: Keeper, job: Job) -> RunResult:
-    zygote = keeper.get()
-    try:
-        return execute(zygote, job)
-    except SandboxError:
-        keeper.retire(zygote)
-        raise
+def _failed(fault: Fault, message: str) -> RunResult:
+    return RunResult(status=RunStatus.SANDBOX_ERROR, stderr=message, fault=fault)
 
 
 class LocalSandbox:
     """Runs programs in forked children of warm interpreters. Linux only.
 
     Args:
-        workers: number of zygotes; one forks several hundred programs per second.
-        image: what is imported in advance. Both can import the same modules; ``science`` starts bigger and saves the
-            third of a second that numpy and sympy take.
-        max_running: programs running at the same time; twice the usable processors when not given.
+        image: what is imported in advance: ``light`` the standard library's usual modules, ``science`` numpy, sympy
+            and scipy too, ``auto`` (both, chosen by what a program's text mentions).
+        tier: the isolation wanted, exactly; the best that this host allows but for T3 when not given.
+        unsafe: allow tier ``T3``, which does not isolate.
+        max_running: programs running at the same time; one and a half times the usable processors when not given.
+        max_queue: programs waiting beyond that, before new ones are turned away as ``busy``.
+        spares: boxes forked ahead of time in each zygote; they save half of the latency of a single program.
+        workers: zygotes for each image; one per four processors when not given.
         python: the interpreter that runs the programs; this one when not given.
+
+    Raises:
+        UsageError: a size below 1, an unknown tier, ``T3`` without ``unsafe``, or not Linux.
     """
 
     def __init__(
-        self, *, workers: int = 1, image: Image = "light", max_running: int | None = None, python: str | None = None
+        self,
+        *,
+        image: Literal["auto", "light", "science"] = "auto",
+        tier: str | None = None,
+        unsafe: bool = False,
+        max_running: int | None = None,
+        max_queue: int | None = None,
+        spares: int | None = None,
+        workers: int | None = None,
+        python: str | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise UsageError(f"the local sandbox needs Linux, this is {sys.platform!r}; use a remote sandbox")
-        if workers < 1 or (max_running is not None and max_running < 1):
-            raise UsageError(f"workers and max_running must be at least 1, got {workers} and {max_running}")
-        self._workers = workers
-        self._image: Image = image
-        self._max_running = max_running or 2 * len(os.sched_getaffinity(0))
-        self._python = python or sys.executable
+        cores = len(os.sched_getaffinity(0))
+        for name, value, least in (
+            ("max_running", max_running, 1),
+            ("max_queue", max_queue, 0),
+            ("spares", spares, 0),
+            ("workers", workers, 1),
+        ):
+            if value is not None and value < least:
+                raise UsageError(f"{name}={value}: must be at least {least}")
+        places = max_running or math.ceil(_PLACES_PER_CORE * cores)
+        self._plan = _Plan(
+            image=image,
+            workers=workers or max(1, cores // _CORES_PER_ZYGOTE),
+            places=places,
+            most_waiting=max(_LEAST_QUEUE, _QUEUE_PER_PLACE * places) if max_queue is None else max_queue,
+            spares=min(_MOST_SPARES, cores) if spares is None else spares,
+            tiers=_tiers(tier, unsafe),
+            python=python or sys.executable,
+        )
         self._closed = False
         self._renewal = threading.Lock()
+        self._recorder = Recorder()
         self._crew = self._new_crew()
 
     def _new_crew(self) -> _Crew:
-        crew = _Crew(workers=self._workers, image=self._image, max_running=self._max_running, python=self._python)
+        crew = _Crew(self._plan)
         # Also at interpreter exit, and when the last reference goes.
         weakref.finalize(self, crew.close)
         return crew
@@ -97,27 +179,113 @@ class LocalSandbox:
         return self._crew
 
     def run(
-        self, code: str, *, mode: Mode = "script", limits: Limits | None = None, stdin: str = "", seed: int = 0
+        self,
+        code: str,
+        *,
+        mode: Mode = "script",
+        limits: Limits | None = None,
+        stdin: str = "",
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+        seed: int = 0,
+        cancel: Cancel | None = None,
+        key: str = "",
     ) -> RunResult:
-        """Run ``code`` in a fresh interpreter state and return how it ended. Never raises for what a program does."""
-        job = Job(code=code, mode=mode, limits=limits or Limits(), stdin=stdin, seed=seed)
-        crew = self._own_crew()
-        with crew.slots:
-            return self._run_admitted(crew, job)
+        """Run ``code`` in a fresh interpreter state and return how it ended. Never raises for what a program does.
 
-    def _run_admitted(self, crew: _Crew, job: Job) -> RunResult:
-        closed_before = self._closed
-        keeper = crew.next_keeper()
-        try:
+        Raises :class:`UsageError` for a file name that is not relative, and when this host refuses the isolation.
+        """
+        check_relative(files or {})
+        check_relative(fetch)
+        job = Job(
+            code=code,
+            mode=mode,
+            limits=limits or Limits(),
+            stdin=stdin,
+            files=files or {},
+            fetch=fetch,
+            seed=seed,
+        )
+        crew = self._own_crew()
+        keeper = crew.keeper_for(code)
+        return self._admit(crew, key, cancel, lambda: self._serve(keeper, job, cancel))
+
+    def _admit(self, crew: _Crew, key: str, cancel: Cancel | None, work: Callable[[], RunResult]) -> RunResult:
+        """Wait for a place, work there, give it back."""
+        ticket, waited = crew.admission.enter(key, cancel)
+        if ticket == "admitted":
             try:
-                return _serve(keeper, job)
-            except ZygoteGoneError:
-                # It died idle and the program was never started, so this one repetition is safe.
-                return _serve(keeper, job)
+                result = dataclasses.replace(self._guard(work), queue_seconds=waited)
+            finally:
+                crew.admission.leave()
+        elif ticket == "cancelled":
+            result = RunResult(status=RunStatus.CANCELLED, queue_seconds=waited)
+        elif ticket == "busy":
+            result = _failed("busy", f"the sandbox is busy: {crew.admission.waiting} programs are waiting already")
+        else:
+            result = RunResult(status=RunStatus.CANCELLED, queue_seconds=waited) if waited else self._is_closed()
+        self._recorder.add(result)
+        return result
+
+    def _is_closed(self) -> RunResult:
+        return _failed("closed", "the sandbox is closed")
+
+    def _guard(self, work: Callable[[], RunResult]) -> RunResult:
+        closed_before = self._closed
+        try:
+            return work()
+        except UnavailableError as error:
+            return _failed("unavailable", str(error))
         except (SandboxError, OSError) as error:
-            cancelled = self._closed and not closed_before
-            status = RunStatus.CANCELLED if cancelled else RunStatus.SANDBOX_ERROR
-            return RunResult(status=status, stderr=str(error))
+            if self._closed and not closed_before:
+                return RunResult(status=RunStatus.CANCELLED, stderr=str(error))
+            return _failed("closed" if self._closed else "lost", str(error))
+
+    def _serve(self, keeper: Keeper, job: Job, cancel: Cancel | None) -> RunResult:
+        try:
+            return self._serve_once(keeper, job, cancel)
+        except ZygoteGoneError:
+            # It died idle and the program was never started, so this one repetition is safe.
+            return self._serve_once(keeper, job, cancel)
+
+    def _serve_once(self, keeper: Keeper, job: Job, cancel: Cancel | None) -> RunResult:
+        zygote = keeper.get()
+        try:
+            result = (run_and_fetch if job.fetch else execute)(zygote, job, cancel)
+        except SandboxError:
+            keeper.retire(zygote)
+            raise
+        keeper.praise()
+        return result
+
+    def open_session(self, *, limits: Limits | None = None, seed: int = 0, key: str = "") -> LocalSession:
+        """A fresh interpreter that keeps its state from cell to cell.
+
+        ``limits`` bound every cell, and memory and disk the session as a whole. Raises :class:`SandboxError`.
+        """
+        crew = self._own_crew()
+        job = Job(code="", mode="notebook", limits=limits or Limits(), seed=seed)
+        keeper = crew.keeper_for("numpy")
+        zygote = keeper.get()
+        try:
+            host = open_host(zygote, job)
+        except ZygoteGoneError:
+            keeper.retire(zygote)
+            host = open_host(keeper.get(), job)
+        session = LocalSession(self, crew, host, job.limits, key)
+        crew.sessions.add(session)
+        return session
+
+    def metrics(self) -> SandboxMetrics:
+        """What this process's programs did so far."""
+        crew = self._own_crew()
+        return self._recorder.metrics(
+            running=crew.admission.running,
+            waiting=crew.admission.waiting,
+            sessions=len(crew.sessions),
+            starts=sum(keeper.starts for keeper in crew.keepers),
+            losses=sum(keeper.lost for keeper in crew.keepers),
+        )
 
     def health(self) -> RunResult:
         """Run a one-line program through the whole path."""
@@ -138,3 +306,73 @@ class LocalSandbox:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a LocalSandbox cannot be pickled: send its name and call open_sandbox(name) on the other side")
+
+
+class LocalSession:
+    """A :class:`~retool_env.sandbox.base.Session` of a :class:`LocalSandbox`. Made by ``open_session``."""
+
+    def __init__(self, sandbox: LocalSandbox, crew: _Crew, host: Host, limits: Limits, key: str) -> None:
+        self._sandbox = sandbox
+        self._crew = crew
+        self._host: Host | None = host
+        self._limits = limits
+        self._key = key
+        self._lock = threading.Lock()
+
+    def run(
+        self,
+        code: str,
+        *,
+        mode: Mode = "notebook",
+        limits: Limits | None = None,
+        stdin: str = "",
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+        cancel: Cancel | None = None,
+    ) -> RunResult:
+        """Run one cell. A session that is lost or closed answers every further cell with ``sandbox_error``."""
+        check_relative(files or {})
+        check_relative(fetch)
+        job = Job(code=code, mode=mode, limits=self._bounded(limits), stdin=stdin, files=files or {}, fetch=fetch)
+        with self._lock:
+            return self._sandbox._admit(self._crew, self._key, cancel, lambda: self._run(job, cancel))
+
+    def _bounded(self, limits: Limits | None) -> Limits:
+        """A cell may be given less than the session, not more."""
+        if limits is None:
+            return self._limits
+        return dataclasses.replace(
+            self._limits,
+            cpu_seconds=min(limits.cpu_seconds, self._limits.cpu_seconds),
+            wall_seconds=min(limits.wall_seconds, self._limits.wall_seconds),
+            output_bytes=limits.output_bytes,
+            stop_bytes=limits.stop_bytes,
+        )
+
+    def _run(self, job: Job, cancel: Cancel | None) -> RunResult:
+        if self._host is None:
+            return _failed("closed", "the session is closed or was lost")
+        try:
+            return self._host.run(job, cancel)
+        except SandboxError:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        if self._host is not None:
+            self._host.close()
+            self._host = None
+        self._crew.sessions.discard(self)
+
+    def close(self) -> None:
+        """End every process of the session."""
+        with self._lock:
+            self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -2,10 +2,9 @@
 
 The interpreter starts with an environment of our own making, no inherited descriptor, its own process group and
 never by forking the caller, which may be a trainer with threads and a GPU. It gets a pidfd of the caller, so that it
-notices the caller's death at once. :class:`Keeper` replaces a dead zygote, with a delay that grows while they die
-young and stays below two seconds.
+notices the caller's death at once.
 
-Left out: the exchange with a running program (``exchange``) and admission (``local``).
+Left out: the exchange with a running program (``exchange``), restarting (``keeper``) and admission (``local``).
 """
 
 from __future__ import annotations
@@ -13,35 +12,33 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
 import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from retool_env.errors import SandboxError
-from retool_env.sandbox.images import Image
-from retool_env.sandbox.scratch import remove_tree
-from retool_env.sandbox.wire import PACKET, Order, Ready
+from retool_env.sandbox.box.guest import MARK
+from retool_env.sandbox.box.images import Image
+from retool_env.sandbox.box.scratch import remove_tree
+from retool_env.sandbox.box.wire import PACKET, Order, Ready, Set_up, Tier
+from retool_env.sandbox.remedies import TierError
 
-__all__ = ["MARK", "Keeper", "ZygoteGoneError", "ZygoteProcess"]
+__all__ = ["MARK", "ZygoteGoneError", "ZygoteProcess"]
 
-MARK: Final = "RETOOL_SANDBOX"
-"""Environment variable that names the zygote's directory: what is left of a dead zygote's family is found by it."""
-
-_ZYGOTE = Path(__file__).with_name("zygote.py")
+_PACKAGE: Final = Path(__file__).parent
+_BOOT: Final = (
+    "import sys, json; sys.path[0] = sys.argv[1]; from box import zygote; "
+    "zygote.main(int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]))"
+)
 _START_SECONDS = 60.0
 _SEND_SECONDS = 10.0
 _STOP_SECONDS = 5.0
-_YOUNG_SECONDS = 5.0
-_LONGEST_DELAY = 2.0
-
-_logger = logging.getLogger(__name__)
 
 
 class ZygoteGoneError(SandboxError):
@@ -89,30 +86,43 @@ def _sweep(mark: bytes) -> None:
 
 
 class ZygoteProcess:
-    """A started zygote. Raises :class:`SandboxError` when it does not come up."""
+    """A started zygote. Raises :class:`SandboxError` when it does not come up, :class:`TierError` when this host
+    refuses what was asked for."""
 
-    def __init__(self, *, image: Image, python: str) -> None:
+    def __init__(self, *, image: Image, python: str, tiers: Sequence[Tier], spares: int) -> None:
         self._base = Path(tempfile.mkdtemp(prefix="retool-sandbox-"))
         # Programs run under another user id and must get through to their own directory below, but not list this one.
         self._base.chmod(0o711)
         self._names = itertools.count()
         self.born = time.monotonic()
         self.last_words = ""
+        set_up: Set_up = {
+            "image": image,
+            "tiers": list(tiers),
+            "base": str(self._base),
+            "spares": spares,
+            "hint": os.getpid() ^ (id(self) >> 4),
+        }
         self._requests, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with far:
-                self._process = self._launch(far, image, python)
+                self._process = self._launch(far, python, set_up)
         except OSError as error:
             self._requests.close()
             remove_tree(self._base)
             raise SandboxError(f"the sandbox interpreter {python!r} does not start: {error}") from error
-        self._await_ready()
+        self.ready = self._await_ready()
 
-    def _launch(self, far: socket.socket, image: Image, python: str) -> subprocess.Popen[bytes]:
+    @property
+    def tier(self) -> str:
+        return self.ready["tier"]
+
+    def _launch(self, far: socket.socket, python: str, set_up: Set_up) -> subprocess.Popen[bytes]:
         parent = os.pidfd_open(os.getpid())
+        arguments = [str(_PACKAGE), str(far.fileno()), str(parent), json.dumps(set_up)]
         try:
             return subprocess.Popen(
-                [python, "-s", "-P", "-B", str(_ZYGOTE), str(far.fileno()), str(parent), image, str(self._base)],
+                [python, "-s", "-B", "-c", _BOOT, *arguments],
                 pass_fds=(far.fileno(), parent),
                 env=_environment(self._base),
                 cwd="/",
@@ -124,7 +134,7 @@ class ZygoteProcess:
         finally:
             os.close(parent)
 
-    def _await_ready(self) -> None:
+    def _await_ready(self) -> Ready:
         self._requests.settimeout(_START_SECONDS)
         try:
             packet = self._requests.recv(PACKET)
@@ -135,14 +145,26 @@ class ZygoteProcess:
             raise SandboxError(f"the sandbox did not start: {packet.decode() or self.last_words}")
         self._requests.settimeout(_SEND_SECONDS)
         ready: Ready = json.loads(packet)
-        if ready["privilege"] == "same" and os.geteuid() == 0:
-            _logger.warning("sandboxed programs run as root: this machine does not let them change their user")
+        if not ready["tier"]:
+            self.stop()
+            raise TierError(ready["refused"])
+        if ready["tier"].startswith("T1"):
+            # Programs have a file system of their own in memory; nothing is ever written here.
+            remove_tree(self._base)
+        return ready
 
-    def new_scratch(self) -> Path:
-        """An empty directory for one program; whoever asks for it removes it."""
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[str]:
+        """An empty directory for one program, where it needs one on disk."""
+        if self.tier.startswith("T1"):
+            yield ""
+            return
         path = self._base / f"run-{next(self._names)}"
         path.mkdir(0o700)
-        return path
+        try:
+            yield str(path)
+        finally:
+            remove_tree(path)
 
     def submit(self, order: Order, descriptors: list[int]) -> None:
         """Hand over one program. Raises :class:`SandboxError`, :class:`ZygoteGoneError` if nobody can have taken it."""
@@ -170,52 +192,3 @@ class ZygoteProcess:
         with self._process.stderr as stderr:
             lines = [line for line in stderr.read().decode("utf-8", "replace").splitlines() if line.strip()]
         self.last_words = lines[-1] if lines else f"exit status {self._process.returncode}"
-
-
-class Keeper:
-    """Keeps one zygote alive for many threads."""
-
-    def __init__(self, *, image: Image, python: str) -> None:
-        self._image: Image = image
-        self._python = python
-        self._lock = threading.Lock()
-        self._zygote: ZygoteProcess | None = None
-        self._early_ends = 0
-        self._closed = False
-
-    def get(self) -> ZygoteProcess:
-        """The living zygote, started now if need be. Raises :class:`SandboxError`."""
-        with self._lock:
-            if self._closed:
-                raise SandboxError("the sandbox is closed")
-            if self._zygote is None:
-                self._zygote = self._start()
-            return self._zygote
-
-    def _start(self) -> ZygoteProcess:
-        if self._early_ends:
-            time.sleep(min(0.05 * 2**self._early_ends, _LONGEST_DELAY))
-        try:
-            return ZygoteProcess(image=self._image, python=self._python)
-        except SandboxError:
-            self._early_ends += 1
-            raise
-
-    def retire(self, zygote: ZygoteProcess) -> None:
-        """``zygote`` is dead or stuck: end it for good, so that the next :meth:`get` starts another one."""
-        with self._lock:
-            if self._zygote is not zygote:
-                return
-            self._zygote = None
-            lived = time.monotonic() - zygote.born
-            self._early_ends = self._early_ends + 1 if lived < _YOUNG_SECONDS else 0
-            zygote.stop()
-            _logger.warning("a zygote was lost after %.1f s: %s", lived, zygote.last_words)
-
-    def close(self) -> None:
-        """End the zygote and start no other one."""
-        with self._lock:
-            self._closed = True
-            if self._zygote is not None:
-                self._zygote.stop()
-                self._zygote = None

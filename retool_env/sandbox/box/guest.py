@@ -6,7 +6,8 @@ globals are destroyed, buffers are flushed. Standard output is line-buffered, so
 line it printed. Names that a program may overwrite (``os._exit``, ``print``, ...) are bound here beforehand.
 
 The parser works on the program here and not in the caller, because hostile text can crash it. Left out: limits and
-identity (``confine``), and any judgement of how the program ended (the zygote asks the kernel).
+identity (``confine``), cells that share a state (``cells``, which uses what is here), and any judgement of how the
+program ended (the zygote asks the kernel).
 """
 
 from __future__ import annotations
@@ -25,9 +26,25 @@ import traceback
 import types
 from typing import Any, Final, NoReturn, TextIO
 
-__all__ = ["FAULT", "OUT_OF_MEMORY", "STARTED", "STATUS_FD", "live", "take_stage"]
+__all__ = [
+    "FAULT",
+    "MARK",
+    "OUT_OF_MEMORY",
+    "STARTED",
+    "STATUS_FD",
+    "flush",
+    "live",
+    "new_main",
+    "perform",
+    "seed_random",
+    "show_source",
+    "take_stage",
+]
 
 NAME: Final = "<code>"
+MARK: Final = "RETOOL_SANDBOX"
+"""Environment variable that names a zygote's directory: what is left of a dead zygote's family is found by it."""
+
 STATUS_FD: Final = 3
 STARTED: Final = b"+"
 FAULT: Final = b"!"
@@ -54,16 +71,23 @@ def _stream(fd: int, mode: str, *, errors: str, buffering: int = -1) -> io.TextI
     return stream
 
 
-def take_stage(scratch: str, seed: int) -> None:
-    """Fresh streams, environment and random state, in place of what the zygote had."""
+def take_stage(home: str) -> None:
+    """Fresh streams and environment, in place of what the zygote had. ``home`` is the program's own directory."""
     sys.stdin = sys.__stdin__ = _stream(0, "r", errors="surrogateescape")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w", errors="surrogateescape", buffering=1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", errors="backslashreplace", buffering=1)  # type: ignore[misc]
-    os.environ["HOME"] = os.environ["TMPDIR"] = scratch
+    os.environ.pop("LD_LIBRARY_PATH", None)
+    os.environ.pop(MARK, None)
+    os.environ["HOME"] = f"{home}/work"
+    os.environ["TMPDIR"] = f"{home}/tmp"
     sys.argv = [NAME]
-    sys.path.insert(0, scratch)
+    sys.path.insert(0, f"{home}/work")
     if "tempfile" in sys.modules:
         sys.modules["tempfile"].tempdir = None  # type: ignore[attr-defined]
+
+
+def seed_random(seed: int) -> None:
+    """``random`` reseeds itself after a fork, numpy would go on from the zygote's state."""
     random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed % 2**32)
@@ -80,9 +104,14 @@ def _compile(code: str, mode: str) -> tuple[types.CodeType, types.CodeType | Non
     return compile(tree, NAME, "exec", dont_inherit=True), compile(last, NAME, "eval", dont_inherit=True)
 
 
-def _new_main(code: str) -> dict[str, Any]:
-    """A fresh ``__main__`` whose source lines are known to tracebacks and to ``inspect``."""
+def show_source(code: str) -> None:
+    """Let tracebacks and ``inspect`` know the program's lines."""
     linecache.cache[NAME] = (len(code), None, code.splitlines(keepends=True), NAME)
+
+
+def new_main(code: str) -> dict[str, Any]:
+    """A fresh ``__main__`` whose source lines are known to tracebacks and to ``inspect``."""
+    show_source(code)
     main = types.ModuleType("__main__")
     main.__file__ = NAME
     sys.modules["__main__"] = main
@@ -120,8 +149,8 @@ def _execute(program: types.CodeType, last: types.CodeType | None, main: dict[st
         _print(value if isinstance(value, str) else repr(value))
 
 
-def _perform(code: str, mode: str, main: dict[str, Any]) -> int:
-    """Run the program; its exit code."""
+def perform(code: str, mode: str, main: dict[str, Any]) -> int:
+    """Run the program in the name space ``main``; its exit code."""
     # Address space given back before an exhausted program's traceback is printed; never touched, so it costs nothing.
     ballast = bytes(_BALLAST_BYTES)
     try:
@@ -158,7 +187,8 @@ def _finish(main: dict[str, Any]) -> None:
     gc.collect()
 
 
-def _flush(streams: tuple[TextIO, ...]) -> None:
+def flush(streams: tuple[TextIO, ...]) -> None:
+    """Write out what the program left in its streams, and in ``streams``, which it may have replaced."""
     present: list[Any] = [getattr(sys, "stdout", None), getattr(sys, "stderr", None), *streams]
     for stream in present:
         # Closed, deleted or replaced by anything: the program may.
@@ -167,16 +197,16 @@ def _flush(streams: tuple[TextIO, ...]) -> None:
 
 
 def live(code: str, mode: str) -> NoReturn:
-    """Run ``code`` and end this process. The caller has confined it before."""
+    """Run ``code`` and end this process. The caller has confined it and set the stage."""
     streams = (sys.stdout, sys.stderr)
-    main = _new_main(code)
+    main = new_main(code)
     gc.enable()
     exit_code = 1
     _write(STATUS_FD, STARTED)
     try:
-        exit_code = _perform(code, mode, main)
+        exit_code = perform(code, mode, main)
         _finish(main)
     except BaseException as error:  # noqa: BLE001
         _report(error)
-    _flush(streams)
+    flush(streams)
     _exit(exit_code)

@@ -1,0 +1,112 @@
+"""A session from the caller's side: cells handed one by one to the host that lives in the box (see ``box.cells``).
+
+:func:`open_host` starts the box; :class:`Host` runs cells in it. The state is the far side's; here is only the way
+there. A program whose files are to be read back is a host with a single cell that is ``alone``.
+
+Left out: admission of cells, and what a caller sees as a session (``local``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import Final
+
+from retool_env.errors import SandboxError
+from retool_env.sandbox.base import Cancel, RunResult
+from retool_env.sandbox.box.wire import PACKET, Cell, CellReport
+from retool_env.sandbox.exchange import Job, Streams, answer_by, armed, new_order, result_of, take_report
+from retool_env.sandbox.process import ZygoteProcess
+
+__all__ = ["Host", "open_host", "run_and_fetch"]
+
+_STOP: Final = b"{}"
+
+
+def _new_cell(job: Job, *, alone: bool) -> Cell:
+    return {
+        "mode": job.mode,
+        "cpu_seconds": job.limits.cpu_seconds,
+        "wall_seconds": job.limits.wall_seconds,
+        "memory_mb": job.limits.memory_mb,
+        "stdin": bool(job.stdin),
+        "files": bool(job.files),
+        "fetch": list(job.fetch),
+        "alone": alone,
+    }
+
+
+class Host:
+    """One box that takes cells. Not thread-safe but for :meth:`close`."""
+
+    def __init__(self, zygote: ZygoteProcess, job: Job) -> None:
+        self._zygote = zygote
+        self._stack = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._control, far_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel, far_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        scratch = self._stack.enter_context(zygote.scratch())
+        with far_control, far_channel:
+            try:
+                order = new_order(job, scratch=scratch, session=True)
+                zygote.submit(order, [far_control.fileno(), far_channel.fileno()])
+            except SandboxError:
+                self.close()
+                raise
+
+    def run(self, job: Job, cancel: Cancel | None, *, alone: bool = False) -> RunResult:
+        """One cell. Raises :class:`SandboxError` when the box is lost."""
+        with contextlib.closing(Streams(job)) as streams:
+            self._send(_new_cell(job, alone=alone), streams.far)
+            streams.close_far()
+            with armed(self._stop, cancel):
+                speaker = streams.listen([self._channel, self._control], answer_by(job.limits), self._stop)
+            if speaker is self._control:
+                report = take_report(self._control, streams)
+                raise SandboxError(f"the session ended under the program: {report['fault'] or 'its box was lost'}")
+            return self._result(job, streams)
+
+    def _send(self, cell: Cell, descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._channel, [json.dumps(cell).encode()], descriptors)
+        except OSError as error:
+            raise SandboxError("the session's box is gone") from error
+
+    def _result(self, job: Job, streams: Streams) -> RunResult:
+        try:
+            packet = self._channel.recv(PACKET)
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            raise SandboxError("the session's box is gone")
+        streams.drain()
+        report: CellReport = json.loads(packet)
+        return result_of(report, streams, job.limits, self._zygote.tier)
+
+    def _stop(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._channel.send(_STOP)
+
+    def close(self) -> None:
+        """End the box. It is gone when the zygote says so; a zygote that is dead says so at once."""
+        with self._lock:
+            self._channel.close()
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+                self._control.settimeout(5.0)
+                self._control.recv(PACKET)
+            self._control.close()
+            self._stack.close()
+
+
+def open_host(zygote: ZygoteProcess, job: Job) -> Host:
+    """Start a box whose limits are those of ``job``. Raises :class:`SandboxError`."""
+    return Host(zygote, job)
+
+
+def run_and_fetch(zygote: ZygoteProcess, job: Job, cancel: Cancel | None) -> RunResult:
+    """One program, its files read back after its end by the host, which it cannot touch."""
+    with contextlib.closing(open_host(zygote, job)) as host:
+        return host.run(job, cancel, alone=True)
