@@ -62,7 +62,7 @@ class Limits:
         cpu_seconds: processor time of the program, its set-up and the children it waited for; the limit that
             decides in deterministic mode. At least 0.05, because starting costs some milliseconds.
         wall_seconds: wall-clock backstop, counted from dispatch. Time in which the program wanted a processor and
-            the machine was too busy to give it one does not count, up to four times the limit.
+            the machine was too busy to give it one does not count, up to ten times the limit.
         memory_mb: address space in MiB beyond what the warm interpreter already has; of each process if it may
             start others.
         output_bytes: bytes kept of each of stdout and stderr, half from the start and half from the end.

@@ -1,8 +1,8 @@
 """What travels between a SandboxFusion client and server, as pydantic models that both sides of ours share.
 
 The plain fields are SandboxFusion's own, with its names and defaults. Two additions travel beside them, which a
-foreign peer ignores: a request may carry ``retool`` (:class:`Wish`) with what SandboxFusion has no word for, and an
-answer carries ``retool`` (:class:`Ending`) with how the program really ended, and ``truncated`` in its ``run_result``.
+foreign peer ignores: a request may carry ``retool`` (:class:`Wish`) with what SandboxFusion has no word for, and is
+then answered with ``retool`` (:class:`Ending`), how the program really ended; ``run_result`` always has ``truncated``.
 
 Differences on purpose: file names that leave the program's directory and contents that are not base64 are mistakes
 (status 422), and ``python`` is the only language. Left out: data sets and ``/submit``.

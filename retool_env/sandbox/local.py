@@ -242,11 +242,12 @@ class LocalSandbox:
             return _failed("closed" if self._closed else "lost", str(error))
 
     def _serve(self, keeper: Keeper, job: Job, cancel: Cancel | None) -> RunResult:
+        """Try twice where the program was never started: the zygote died idle, or the box did not come up."""
         try:
-            return self._serve_once(keeper, job, cancel)
+            result = self._serve_once(keeper, job, cancel)
         except ZygoteGoneError:
-            # It died idle and the program was never started, so this one repetition is safe.
             return self._serve_once(keeper, job, cancel)
+        return self._serve_once(keeper, job, cancel) if result.fault == "setup" else result
 
     def _serve_once(self, keeper: Keeper, job: Job, cancel: Cancel | None) -> RunResult:
         zygote = keeper.get()

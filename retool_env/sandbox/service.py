@@ -139,7 +139,8 @@ def _ending(result: RunResult) -> Ending:
     )
 
 
-def _answer(result: RunResult) -> RunCodeResponse:
+def _answer(result: RunResult, *, wished: bool) -> RunCodeResponse:
+    """The answer; with our addition only for those who know of it."""
     command = _command(result)
     failed_here = command.status == "Error"
     good = command.status == "Finished" and command.return_code == 0 and result.status is RunStatus.OK
@@ -149,7 +150,7 @@ def _answer(result: RunResult) -> RunCodeResponse:
         run_result=command,
         executor_pod_name=_POD,
         files=dict(result.files),
-        retool=_ending(result),
+        retool=_ending(result) if wished else None,
     )
 
 
@@ -172,7 +173,7 @@ class Service:
             result = self._run(request, key, cancel)
         except _Mistake as mistake:
             return _reply_mistake(mistake)
-        return _reply(_answer(result), busy=result.fault == "busy")
+        return _reply(_answer(result, wished=request.retool is not None), busy=result.fault == "busy")
 
     def _run(self, request: RunCodeRequest, key: str, cancel: Cancel) -> RunResult:
         wish = request.retool or Wish()
@@ -226,7 +227,8 @@ class Service:
 
 
 def _reply(response: BaseModel, *, busy: bool) -> Reply:
-    body = response.model_dump_json(by_alias=True).encode()
+    absent = {"retool"} if getattr(response, "retool", None) is None else None
+    body = response.model_dump_json(by_alias=True, exclude=absent).encode()
     return Reply(code=429, body=body, headers={"retry-after": "1"}) if busy else Reply(code=200, body=body)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import threading
 from typing import Final
@@ -18,11 +19,12 @@ from retool_env.errors import SandboxError
 from retool_env.sandbox.base import Cancel, RunResult
 from retool_env.sandbox.box.wire import PACKET, Cell, CellReport
 from retool_env.sandbox.exchange import Job, Streams, answer_by, armed, new_order, result_of, take_report
-from retool_env.sandbox.process import ZygoteProcess
+from retool_env.sandbox.process import ZygoteGoneError, ZygoteProcess
 
 __all__ = ["Host", "open_host", "run_and_fetch"]
 
 _STOP: Final = b"{}"
+_START_SECONDS: Final = 20.0
 
 
 def _new_cell(job: Job, *, alone: bool) -> Cell:
@@ -48,13 +50,23 @@ class Host:
         self._control, far_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel, far_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         scratch = self._stack.enter_context(zygote.scratch())
-        with far_control, far_channel:
-            try:
+        try:
+            with far_control, far_channel:
                 order = new_order(job, scratch=scratch, session=True)
                 zygote.submit(order, [far_control.fileno(), far_channel.fileno()])
-            except SandboxError:
-                self.close()
-                raise
+            self._await_greeting()
+        except SandboxError:
+            self.close()
+            raise
+
+    def _await_greeting(self) -> None:
+        """The box says that it is there. Until then no program was started, so the caller may try again."""
+        ready, _, _ = select.select([self._channel, self._control], [], [], _START_SECONDS)
+        if self._channel in ready and self._receive():
+            return
+        packet = self._control.recv(PACKET) if self._control in ready else b""
+        fault = json.loads(packet)["fault"] if packet else "the zygote is gone"
+        raise ZygoteGoneError(f"the session did not start: {fault}")
 
     def run(self, job: Job, cancel: Cancel | None, *, alone: bool = False) -> RunResult:
         """One cell. Raises :class:`SandboxError` when the box is lost."""
@@ -63,10 +75,13 @@ class Host:
             streams.close_far()
             with armed(self._stop, cancel):
                 speaker = streams.listen([self._channel, self._control], answer_by(job.limits), self._stop)
-            if speaker is self._control:
+            packet = b"" if speaker is self._control else self._receive()
+            if not packet:
                 report = take_report(self._control, streams)
-                raise SandboxError(f"the session ended under the program: {report['fault'] or 'its box was lost'}")
-            return self._result(job, streams)
+                raise SandboxError(f"the session ended: {report['fault'] or 'its box was lost'}")
+            streams.drain()
+            end: CellReport = json.loads(packet)
+            return result_of(end, streams, job.limits, self._zygote.tier)
 
     def _send(self, cell: Cell, descriptors: list[int]) -> None:
         try:
@@ -74,16 +89,11 @@ class Host:
         except OSError as error:
             raise SandboxError("the session's box is gone") from error
 
-    def _result(self, job: Job, streams: Streams) -> RunResult:
+    def _receive(self) -> bytes:
         try:
-            packet = self._channel.recv(PACKET)
+            return self._channel.recv(PACKET)
         except ConnectionResetError:
-            packet = b""
-        if not packet:
-            raise SandboxError("the session's box is gone")
-        streams.drain()
-        report: CellReport = json.loads(packet)
-        return result_of(report, streams, job.limits, self._zygote.tier)
+            return b""
 
     def _stop(self) -> None:
         with self._lock, contextlib.suppress(OSError):

@@ -29,13 +29,12 @@ from typing import Any, Final, NoReturn
 
 from . import confine, guest, kernel, meter, parcel, program
 from .meter import Meter
-from .program import SPARE_FD, Contents, Stage
+from .program import PROC_FD, SPARE_FD, Contents, Stage
 from .wire import PACKET, Cell, CellReport, Order, Why
 
 __all__ = ["become_host"]
 
-_PROC_FD: Final = SPARE_FD + 1
-_ENDED, _DIED = b"E", b"D"
+_GREETING, _ENDED, _DIED = b"+", b"E", b"D"
 _CREDENTIALS: Final = struct.Struct("3i")
 _PATIENCE: Final = 10.0
 _fork, _wait4, _exit, _dup2, _close, _open = os.fork, os.wait4, os._exit, os.dup2, os.close, os.open
@@ -100,8 +99,8 @@ def become_host(stage: Stage, order: Order, slot: int) -> NoReturn:
     kernel.become_reaper()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     home = stage.confinement.enter(slot=slot, scratch=order["scratch"], disk_mb=order["disk_mb"])
-    os.dup2(stage.confinement.proc, _PROC_FD, inheritable=False)
-    confine.close_inherited(_PROC_FD + 1)
+    os.dup2(stage.confinement.proc, PROC_FD, inheritable=False)
+    confine.close_inherited(PROC_FD + 1)
     guest.take_stage(home)
     guest.seed_random(order["seed"])
     os.write(guest.STATUS_FD, guest.STARTED)
@@ -119,6 +118,7 @@ class _Host:
         self._holder: _Process | None = None
 
     def serve(self) -> None:
+        self._channel.send(_GREETING)
         while True:
             packet, fds, _, _ = socket.recv_fds(self._channel, PACKET, program.MOST_FDS, socket.MSG_CMSG_CLOEXEC)
             if not packet:
@@ -221,7 +221,7 @@ class _Host:
             pidfd=process.pidfd,
             cpu_limit=cell["cpu_seconds"],
             wall_limit=cell["wall_seconds"],
-            proc=_PROC_FD,
+            proc=PROC_FD,
         )
 
     def _keep(self, process: _Process, end: dict[str, Any], story: _Story) -> None:

@@ -9,6 +9,7 @@ Left out: what is done for each program (``confine``).
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from typing import Final, NoReturn
 
 from . import confine, root, seccomp, syscalls
 from .confine import Confinement, Identity
+from .scratch import remove_tree
 from .wire import Tier
 
 __all__ = ["Ground", "choose"]
@@ -27,6 +29,7 @@ _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x04000000, 0x08000000, 0x20000000, 0x40000
 _ALL_NEW: Final = confine.NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
 _PR_SET_PDEATHSIG: Final = 1
 _SLOTS: Final = 1024
+_DESCRIPTORS: Final = 1024
 _HIGH_IDS: Final = 1 << 30
 _NAMES_PER_USER: Final = (5, 14)
 """Since this Linux, RLIMIT_NPROC counts for each user namespace apart."""
@@ -79,6 +82,8 @@ def _first_uid(hint: int) -> int:
 def _reap_as_stub(pid: int) -> NoReturn:
     """Stay behind as the parent outside of the namespaces, only to tell how the zygote ended."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Above all the request socket, whose end of file tells the caller that the zygote is gone.
+    os.closerange(3, _DESCRIPTORS)
     _, status = os.waitpid(pid, 0)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
@@ -121,10 +126,9 @@ def _identities(tier: Tier, first_uid: int) -> tuple[Identity, ...]:
 def _try(tier: Tier, identity: Identity, first_uid: int, base: str) -> None:
     """Do everything that a program's child does, and look whether its interpreter can be read."""
     confinement = _enter(tier, identity, first_uid).confinement()
-    scratch = f"{base}/probe-{os.getpid()}"
     if not confinement.boxed:
-        os.mkdir(scratch, 0o700)
-    confinement.enter(slot=0, scratch=scratch, disk_mb=1)
+        os.mkdir(base, 0o700)
+    confinement.enter(slot=0, scratch=base, disk_mb=1)
     with open(os.__file__, "rb"):
         pass
     confinement.seal(subprocesses=False, keep=3)
@@ -154,10 +158,12 @@ def _in_child(attempt: Callable[[], None]) -> str:
 def choose(tiers: Iterable[Tier], *, base: str, hint: int) -> tuple[Ground | None, dict[str, str]]:
     """Prepare the first tier that works. Also the reasons why those before it did not."""
     first_uid = _first_uid(hint)
+    probe = f"{base}/probe"
     refused: dict[str, str] = {}
     for tier in tiers:
         for identity in _identities(tier, first_uid):
-            refusal = _in_child(lambda t=tier, i=identity: _try(t, i, first_uid, base))  # type: ignore[misc]
+            refusal = _in_child(functools.partial(_try, tier, identity, first_uid, probe))
+            remove_tree(Path(probe))
             if not refusal:
                 return _enter(tier, identity, first_uid), refused
             refused[tier] = refusal

@@ -17,7 +17,7 @@ from .wire import Why
 
 __all__ = ["MOST_PATIENCE", "Meter", "cpu_seconds"]
 
-MOST_PATIENCE: Final = 4
+MOST_PATIENCE: Final = 10
 _FINEST_CHECK: Final = 0.005
 
 
@@ -28,6 +28,8 @@ def cpu_seconds(pid: int) -> float:
 
 def _seconds_waited(proc: int, pidfd: int) -> float:
     """How long a process was ready to run and was not let; 0 where the kernel does not say."""
+    if proc < 0:
+        return 0.0
     try:
         # Its number in the host's eyes: in our own PID namespace it has another one.
         with open(os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
@@ -40,7 +42,7 @@ def _seconds_waited(proc: int, pidfd: int) -> float:
 
 @dataclass(kw_only=True)
 class Meter:
-    """The limits of one running program. ``proc`` is the host's ``/proc`` as a descriptor."""
+    """The limits of one running program. ``proc`` is the host's ``/proc`` as a descriptor, -1 for no patience."""
 
     pid: int
     pidfd: int

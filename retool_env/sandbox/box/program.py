@@ -16,10 +16,13 @@ from . import confine, guest, parcel
 from .confine import Confinement
 from .wire import ENDS, PACKET, Order
 
-__all__ = ["SPARE_FD", "Contents", "Stage", "become_program", "become_spare", "read_text"]
+__all__ = ["PROC_FD", "SPARE_FD", "Contents", "Stage", "become_program", "become_spare", "read_text"]
 
 SPARE_FD = guest.STATUS_FD + 1
 """Where a spare listens, and a session's host."""
+
+PROC_FD = SPARE_FD + 1
+"""Where a session's host keeps the host's ``/proc``. The numbers up to here belong to children alone."""
 
 MOST_FDS = len(ENDS) + 3
 

@@ -53,7 +53,7 @@ _ONLY_READING = (ctypes.c_uint32 * 6)(*[1 << _DAC_READ_SEARCH] * 3, 0, 0, 0)
 def _check(result: int, what: str) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(number, f"{os.strerror(number)}: {what}")
     return result
 
 

@@ -29,7 +29,7 @@ from typing import Final
 from . import ground, guest, images, kernel, scratch, wire
 from .meter import Meter
 from .nursery import Child, Nursery
-from .program import MOST_FDS, SPARE_FD, Stage
+from .program import MOST_FDS, PROC_FD, Stage
 from .wire import Order, Ready, Report, Set_up, Why
 
 __all__ = ["main"]
@@ -139,7 +139,8 @@ class Zygote:
                 pidfd=child.pidfd,
                 cpu_limit=order["cpu_seconds"],
                 wall_limit=order["wall_seconds"],
-                proc=self._stage.confinement.proc,
+                # Its own children would be what it waits for.
+                proc=-1 if order["subprocesses"] else self._stage.confinement.proc,
             )
         run = Run(child=child, control=control, meter=meter, start=start)
         self._runs[child.pidfd] = self._by_control[control.fileno()] = run
@@ -232,7 +233,7 @@ def _fault(message: str) -> Report:
 
 def _reserve_descriptors() -> None:
     """Keep the numbers that children put their own descriptors on free of anything that matters."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= SPARE_FD:
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= PROC_FD:
         os.set_inheritable(fd, False)
     os.close(fd)
 
