@@ -16,9 +16,15 @@ from retool_env.errors import UsageError
 from retool_env.sandbox import Limits, LocalSandbox, RunStatus, exchange, keeper, process
 from retool_env.sandbox.box.scratch import remove_tree
 from retool_env.sandbox.remedies import TierError
-from tests.retool_env.sandbox_tools import eventually, family, temporary_folder, zygotes
+from tests.retool_env.sandbox_tools import eventually, family, skip_without_namespaces, temporary_folder, zygotes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_namespaces() -> None:
+    skip_without_namespaces()
+
 
 SLEEPER = "import time\ntime.sleep(600)"
 DAEMON = """

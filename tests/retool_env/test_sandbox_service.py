@@ -18,9 +18,15 @@ from hypothesis import strategies as st
 from retool_env.errors import UsageError
 from retool_env.sandbox import Cancel, Limits, LocalSandbox, RunStatus
 from retool_env.sandbox.admission import Admission
-from tests.retool_env.sandbox_tools import eventually, family, temporary_folder
+from tests.retool_env.sandbox_tools import eventually, family, skip_without_namespaces, temporary_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_namespaces() -> None:
+    skip_without_namespaces()
+
 
 SLEEPER = "import time\ntime.sleep(600)"
 

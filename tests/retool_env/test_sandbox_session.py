@@ -13,9 +13,15 @@ import pytest
 
 from retool_env.errors import UsageError
 from retool_env.sandbox import Cancel, Limits, LocalSandbox, RunStatus, Session
-from tests.retool_env.sandbox_tools import eventually, family, temporary_folder
+from tests.retool_env.sandbox_tools import eventually, family, skip_without_namespaces, temporary_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needs_namespaces() -> None:
+    skip_without_namespaces()
+
 
 LIMITS = Limits(cpu_seconds=0.4, wall_seconds=2.0, memory_mb=256)
 
