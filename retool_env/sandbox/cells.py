@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from retool_env.errors import SandboxError
+from retool_env.errors import SandboxError, UsageError
 from retool_env.sandbox.base import MIN_SECONDS, Cancel, Fault, Limits, RunResult, RunStatus, Sandbox, Session
 from retool_env.sandbox.fusion_wire import CellError, CellResult, RunJupyterRequest
 from retool_env.sandbox.remote import cell
@@ -62,8 +62,8 @@ def run_notebook(sandbox: Sandbox, request: RunJupyterRequest, limits: Limits, *
                     break
                 cells.append(runner.run(number, code))
             files = runner.fetch()
-    except SandboxError as error:
-        return Notebook(cells=cells, fault=getattr(error, "fault", "") or "lost", message=str(error))
+    except (SandboxError, UsageError) as error:
+        return Notebook(cells=cells, fault="lost", message=str(error))
     except _Stopped as stop:
         return Notebook(cells=cells, fault=stop.fault, message=str(stop))
     return Notebook(cells=cells, files=files, timed_out=runner.timed_out or len(cells) < len(request.cells))
@@ -107,6 +107,8 @@ class _Runner:
         limits = dataclasses.replace(self._limits, cpu_seconds=seconds, wall_seconds=seconds)
         files, self._files = self._files, {}
         result = self._session.run(program, mode="script", limits=limits, files=files, fetch=fetch, cancel=self._cancel)
+        # A cell waits for its place like any program; that is not its fault.
+        self._deadline += result.queue_seconds
         if result.status in (RunStatus.SANDBOX_ERROR, RunStatus.CANCELLED):
             raise _Stopped(result.fault or "closed", result.stderr or result.status.value)
         return result

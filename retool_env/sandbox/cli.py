@@ -81,7 +81,9 @@ def main(arguments: Sequence[str]) -> int:
 def run(arguments: list[str]) -> int:
     """``retool sandbox run``."""
     options = _run_parser().parse_args(arguments)
-    wall_seconds = options.wall_seconds or max(Limits().wall_seconds, 4 * options.cpu_seconds)
+    wall_seconds = options.wall_seconds
+    if wall_seconds is None:
+        wall_seconds = max(Limits().wall_seconds, 4 * options.cpu_seconds)
     limits = Limits(cpu_seconds=options.cpu_seconds, wall_seconds=wall_seconds, memory_mb=options.memory_mb)
     code = sys.stdin.read() if options.file == "-" else _read(options.file)
     stdin = _read(options.stdin) if options.stdin else ""
@@ -101,13 +103,21 @@ def _run_parser() -> Parser:
         "--mode", choices=("script", "notebook"), default="script", help="notebook also shows a last expression's value"
     )
     parser.add_argument(
-        "--cpu-seconds", type=float, default=default.cpu_seconds, help="processor time (default: %(default)g)"
+        "--cpu-seconds",
+        metavar="S",
+        type=float,
+        default=default.cpu_seconds,
+        help="processor time (default: %(default)g)",
     )
-    parser.add_argument("--wall-seconds", type=float, help="wall-clock backstop (default: 20, or 4 x --cpu-seconds)")
-    parser.add_argument("--memory-mb", type=int, default=default.memory_mb, help="MiB (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of random and numpy.random (default: 0)")
     parser.add_argument(
-        "--sandbox", metavar="NAME", default="fork", help="fork, fork-science, fusion or fusion:URL (default: fork)"
+        "--wall-seconds", metavar="S", type=float, help="wall-clock backstop (default: 20, or 4 x --cpu-seconds)"
+    )
+    parser.add_argument(
+        "--memory-mb", metavar="N", type=int, default=default.memory_mb, help="MiB (default: %(default)s)"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of random and numpy.random (default: 0)")
+    parser.add_argument(
+        "--sandbox", metavar="NAME", default="fork", help="fork, fusion or fusion:URL (default: fork)"
     )
     parser.add_argument("--stdin", metavar="FILE", help="what the program reads (default: nothing)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of the program's output")

@@ -1,21 +1,23 @@
 """HTTP requests that another thread can call back: what a synchronous client of a sandbox server needs.
 
-All requests of one :class:`Courier` run on one event loop in a thread of its own, over one pool of connections, because
-only there can a request be dropped in the middle: its connection is closed, and a server that cares ends the run. The
-caller's thread waits. Proxies named in the environment are not used: the programs of a training run do not go through
-them.
+A :class:`Courier` keeps a stack of connections, each with an HTTP client of its own, so that it is known which
+connection carries which request. To drop a request is to shut its connection down: the waiting thread wakes at once,
+and a server that cares ends the run. Proxies named in the environment are not used, because the programs of a training
+run should not go through them.
 
-Left out: what to ask and whether to ask again (``fusion``).
+Left out: what to ask and whether to ask again (``fusion``). A request that is dropped while its connection is being
+made ends when that is done or given up.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
+import contextlib
 import os
+import socket
 import threading
-from collections.abc import Coroutine, Mapping
-from typing import Any, TypeVar
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import httpx
 
@@ -23,11 +25,74 @@ from retool_env.sandbox.base import Cancel
 
 __all__ = ["Courier", "DroppedError"]
 
-T = TypeVar("T")
-
 
 class DroppedError(Exception):
     """The request was dropped: by its ``Cancel``, or because the courier was closed."""
+
+
+class _Errand:
+    """One request, from its wait for a connection to its answer. ``drop`` may come from any thread at any moment."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._line: _Line | None = None
+        self.dropped = False
+
+    def drop(self) -> None:
+        with self._lock:
+            self.dropped = True
+            if self._line is not None:
+                self._line.cut()
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, line: _Line | None) -> None:
+        """From here on ``drop`` cuts this line; with ``None`` it cuts no line any more."""
+        with self._lock:
+            self._line = line
+
+    def check(self) -> None:
+        if self.dropped:
+            raise DroppedError
+
+
+class _Line:
+    """At most one connection to the server, made when it is needed and kept."""
+
+    def __init__(self, client: httpx.Client, connect_seconds: float) -> None:
+        self.client = client
+        self._connect_seconds = connect_seconds
+        self._stream: Any = None
+
+    def send(self, errand: _Errand, method: str, path: str, content: bytes, deadline: float) -> httpx.Response:
+        def watch(event: str, info: Mapping[str, Any]) -> None:
+            if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+                self._stream = info["return_value"]
+                errand.check()
+
+        errand.take(self)
+        try:
+            errand.check()
+            left = max(deadline - time.monotonic(), 0.001)
+            timeout = httpx.Timeout(left, connect=min(self._connect_seconds, left))
+            return self.client.request(method, path, content=content, timeout=timeout, extensions={"trace": watch})
+        except httpx.ConnectTimeout:
+            raise
+        except httpx.TimeoutException as error:
+            raise TimeoutError from error
+        except httpx.TransportError:
+            errand.check()
+            raise
+        finally:
+            errand.take(None)
+
+    def cut(self) -> None:
+        """Shut the connection down under whoever reads from it."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                # Not the method of an SSLSocket, which would pull the TLS state away from under the reader.
+                socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
 
 class Courier:
@@ -42,20 +107,16 @@ class Courier:
 
     def __init__(self, url: str, *, headers: Mapping[str, str], max_connections: int, connect_seconds: float) -> None:
         self.owner = os.getpid()
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers=dict(headers),
-            # The only other limit is the caller's: a run takes as long as it is allowed to, and may wait before.
-            timeout=httpx.Timeout(None, connect=connect_seconds),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-            trust_env=False,
-        )
-        self._lock = threading.Lock()
-        self._flying: set[concurrent.futures.Future[Any]] = set()
+        self._url = url
+        self._headers = dict(headers)
+        self._connect_seconds = connect_seconds
+        # Made once: reading the certificates (SSL_CERT_FILE, or the usual ones) takes longer than a request.
+        self._verify = httpx.create_ssl_context() if url.startswith("https:") else False
+        self._changed = threading.Condition()
+        self._idle: list[_Line] = []
+        self._free = max_connections
+        self._errands: set[_Errand] = set()
         self._closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="sandbox-client", daemon=True)
-        self._thread.start()
 
     def send(
         self, method: str, path: str, content: bytes = b"", *, seconds: float, cancel: Cancel | None = None
@@ -63,54 +124,66 @@ class Courier:
         """Send a request and return the answer, read to its end.
 
         Raises:
-            httpx.TransportError: no answer.
-            TimeoutError: none within ``seconds``.
+            httpx.RequestError: no answer, or one that is no HTTP.
+            TimeoutError: no connection was free, or nothing came from the server, for ``seconds``.
             DroppedError: cancelled or closed.
         """
-        future = self._start(self._client.request(method, path, content=content))
-
-        def drop() -> None:
-            future.cancel()
-
+        deadline = time.monotonic() + seconds
+        errand = _Errand(self._changed)
+        with self._changed:
+            self._errands.add(errand)
         if cancel is not None:
-            cancel.add(drop)
+            cancel.add(errand.drop)
         try:
-            return future.result(max(seconds, 0.0))
-        except concurrent.futures.CancelledError:
-            raise DroppedError from None
+            line = self._take(errand, deadline)
+            try:
+                return line.send(errand, method, path, content, deadline)
+            finally:
+                self._give(line)
         finally:
-            future.cancel()
             if cancel is not None:
-                cancel.remove(drop)
-            with self._lock:
-                self._flying.discard(future)
+                cancel.remove(errand.drop)
+            with self._changed:
+                self._errands.discard(errand)
 
-    def _start(self, request: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        with self._lock:
-            if self._closed:
-                request.close()
+    def _take(self, errand: _Errand, deadline: float) -> _Line:
+        """The connection used last, a new one, or the first that gets free."""
+        with self._changed:
+            while not self._closed and not errand.dropped and self._free == 0:
+                if not self._changed.wait(max(deadline - time.monotonic(), 0.0)) and self._free == 0:
+                    raise TimeoutError
+            if self._closed or errand.dropped:
+                # The place that woke us is for somebody else.
+                self._changed.notify()
                 raise DroppedError
-            future = asyncio.run_coroutine_threadsafe(request, self._loop)
-            self._flying.add(future)
-            return future
+            self._free -= 1
+            return self._idle.pop() if self._idle else self._new_line()
+
+    def _new_line(self) -> _Line:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        client = httpx.Client(
+            base_url=self._url, headers=self._headers, verify=self._verify, limits=limits, trust_env=False
+        )
+        return _Line(client, self._connect_seconds)
+
+    def _give(self, line: _Line) -> None:
+        with self._changed:
+            self._free += 1
+            if not self._closed:
+                self._idle.append(line)
+                self._changed.notify()
+                return
+        line.client.close()
 
     def close(self) -> None:
-        """Drop every request and end the thread. Nothing to do in a forked process, which has neither."""
+        """Drop every request and close every connection. A forked process leaves its parent's alone."""
         if self.owner != os.getpid():
             return
-        with self._lock:
-            if self._closed:
-                return
+        with self._changed:
             self._closed = True
-            flying = list(self._flying)
-        for future in flying:
-            future.cancel()
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.aclose()
+            errands = list(self._errands)
+            idle, self._idle = self._idle, []
+        for errand in errands:
+            errand.drop()
+        for line in idle:
+            line.client.close()

@@ -46,7 +46,8 @@ class Order:
     def body(self, *, own: bool) -> bytes:
         """The request, for a server of ours or a foreign one.
 
-        The latter gets a script exactly as it is unless it needs a seed, which is when it mentions ``random``; JSON
+        A foreign server counts the address space of the whole interpreter as memory, where numpy alone can exceed our
+        default, so only a limit that somebody chose is passed on to it. It gets a script exactly as it is unless it needs a seed, which is when it mentions ``random``; JSON
         cannot carry a program with half a surrogate pair, so such a one always travels inside of the wrapper.
         """
         notebook = self.mode == "notebook"
@@ -58,7 +59,7 @@ class Order:
             files=dict(self.files),
             fetch_files=list(self.fetch),
             run_timeout=self.limits.wall_seconds,
-            memory_limit_MB=self.limits.memory_mb,
+            memory_limit_MB=self.limits.memory_mb if own or self.limits.memory_mb != Limits().memory_mb else -1,
             retool=self._wish("script" if wrap else self.mode) if own else None,
         )
         return request.model_dump_json(by_alias=True, exclude_none=True).encode()

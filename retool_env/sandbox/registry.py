@@ -1,7 +1,7 @@
 """Sandboxes by name, because names can be written in a configuration and sent to another process.
 
-``fork`` and ``fork-science`` are the local one with few or many modules warm; ``fusion`` is a SandboxFusion server,
-``fusion:http://host:8080`` the one at that address. :func:`open_sandbox` makes a new one that the caller closes.
+``fork`` is the local one; ``fusion`` is a SandboxFusion server, ``fusion:http://host:8080`` the one at that address.
+:func:`open_sandbox` makes a new one that the caller closes.
 :func:`shared_sandbox` hands out one per name and process and counts its users; the last :func:`release` closes it.
 Nothing is imported or started before it is needed.
 """
@@ -24,12 +24,6 @@ def _open_fork(_: str) -> Sandbox:
     return LocalSandbox()
 
 
-def _open_fork_science(_: str) -> Sandbox:
-    from retool_env.sandbox.local import LocalSandbox
-
-    return LocalSandbox(image="science")
-
-
 def _open_fusion(address: str) -> Sandbox:
     from retool_env.sandbox.fusion import FusionSandbox
 
@@ -38,7 +32,6 @@ def _open_fusion(address: str) -> Sandbox:
 
 _OPENERS: Final[dict[str, Callable[[str], Sandbox]]] = {
     "fork": _open_fork,
-    "fork-science": _open_fork_science,
     "fusion": _open_fusion,
 }
 _WITH_ADDRESS: Final = frozenset({"fusion"})

@@ -39,7 +39,7 @@ class ServeOptions:
     Attributes:
         host: address to listen at.
         port: 0 for any free one.
-        image: what is imported before programs run.
+        image: what is imported before programs run; see :class:`~retool_env.sandbox.local.LocalSandbox`.
         max_running: programs at the same time.
         max_queue: programs waiting; further ones are answered with status 429.
         tokens: see :class:`~retool_env.sandbox.server.Gate`.
@@ -50,7 +50,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    image: Literal["light", "science"] = "science"
+    image: Literal["auto", "light", "science"] = "auto"
     max_running: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     max_queue: int = 1024
     tokens: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from typing import Final
 
@@ -56,13 +57,38 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
     add("--port", type=_port, default=8080, help="0 takes any free one and prints it (default: %(default)s)")
-    add("--image", choices=("light", "science"), default="science", help="warm modules (default: %(default)s)")
-    add("--max-running", type=_positive, help="programs at the same time (default: usable processors)")
-    add("--max-queue", type=_positive, default=1024, help="programs waiting; beyond: 429 (default: %(default)s)")
-    add("--max-seconds", type=float, default=600.0, help="largest time limit of a request (default: %(default)g)")
-    add("--max-memory-mb", type=_positive, default=8192, help="largest memory limit (default: %(default)s)")
-    add("--max-output-kb", type=_positive, default=2048, help="KiB kept of each output stream (default: %(default)s)")
-    add("--max-body-mb", type=_positive, default=64, help="MiB of one request (default: %(default)s)")
+    add(
+        "--image",
+        choices=("auto", "light", "science"),
+        default="auto",
+        help="warm modules (default: by what a program mentions)",
+    )
+    add("--max-running", metavar="N", type=_positive, help="programs at the same time (default: usable processors)")
+    add(
+        "--max-queue",
+        metavar="N",
+        type=_positive,
+        default=1024,
+        help="programs waiting; beyond: 429 (default: %(default)s)",
+    )
+    add(
+        "--max-seconds",
+        metavar="S",
+        type=_seconds,
+        default=600.0,
+        help="largest time limit of a request (default: %(default)g)",
+    )
+    add(
+        "--max-memory-mb", metavar="N", type=_positive, default=8192, help="largest memory limit (default: %(default)s)"
+    )
+    add(
+        "--max-output-kb",
+        metavar="N",
+        type=_positive,
+        default=2048,
+        help="KiB kept of each output stream (default: %(default)s)",
+    )
+    add("--max-body-mb", metavar="N", type=_positive, default=64, help="MiB of one request (default: %(default)s)")
     add("--allow-subprocesses", action="store_true", help="programs may start other processes")
     add("--token-env", metavar="NAME", help="environment variable that holds the token, or several with spaces between")
     add("--allow-anonymous", action="store_true", help="listen at an address of the network without a token")
@@ -73,6 +99,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} must be a positive number")
     return number
 
 

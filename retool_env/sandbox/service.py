@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import MIN_SECONDS, Cancel, Limits, RunResult, RunStatus, Sandbox
-from retool_env.sandbox.cells import run_notebook
+from retool_env.sandbox.cells import Notebook, run_notebook
 from retool_env.sandbox.fusion_wire import (
     CommandResult,
     Ending,
@@ -46,6 +47,7 @@ class Bounds:
         output_bytes: kept of each of stdout and stderr; see :class:`~retool_env.sandbox.base.Limits`.
         stop_bytes: a program that writes more is stopped.
         subprocesses: whether programs may start other processes.
+        max_notebooks: open at the same time; each has an interpreter of its own even while it waits.
     """
 
     max_seconds: float = 600.0
@@ -53,6 +55,7 @@ class Bounds:
     output_bytes: int = 2 << 20
     stop_bytes: int = 16 << 20
     subprocesses: bool = False
+    max_notebooks: int = 64
 
     def limits(self, name: str, seconds: float, *, memory_mb: int, wish: Wish | None = None) -> Limits:
         """The limits of a request that asks for ``seconds`` under ``name``. Raises :class:`_Mistake`."""
@@ -154,6 +157,25 @@ def _answer(result: RunResult, *, wished: bool) -> RunCodeResponse:
     )
 
 
+def _notebook_answer(notebook: Notebook, seconds: float) -> RunJupyterResponse:
+    ended = not notebook.fault and not notebook.timed_out
+    driver = CommandResult(
+        status="Error" if notebook.fault else "TimeLimitExceeded" if notebook.timed_out else "Finished",
+        execution_time=seconds,
+        return_code=0 if ended else None,
+        stdout="",
+        stderr=notebook.message,
+    )
+    return RunJupyterResponse(
+        status="SandboxError" if notebook.fault else "Failed" if notebook.timed_out else "Success",
+        message=notebook.message,
+        driver=driver,
+        cells=list(notebook.cells),
+        executor_pod_name=_POD,
+        files=dict(notebook.files),
+    )
+
+
 @runtime_checkable
 class _Measured(Protocol):
     def metrics(self) -> object: ...
@@ -165,6 +187,7 @@ class Service:
     def __init__(self, sandbox: Sandbox, bounds: Bounds) -> None:
         self._sandbox = sandbox
         self._bounds = bounds
+        self._notebooks = threading.BoundedSemaphore(bounds.max_notebooks)
 
     def run_code(self, body: bytes, *, key: str, cancel: Cancel) -> Reply:
         """``POST /run_code``: ``body`` is JSON, ``key`` whose request it is, ``cancel`` ends it."""
@@ -193,7 +216,8 @@ class Service:
                 key=key,
             )
         except UsageError as error:
-            raise _mistake("files", str(error)) from error
+            # The request was checked before; so it is the host that refuses something, and no mistake of the client.
+            return RunResult(status=RunStatus.SANDBOX_ERROR, stderr=str(error), fault="setup")
 
     def run_jupyter(self, body: bytes, *, key: str, cancel: Cancel) -> Reply:
         """``POST /run_jupyter``, like :meth:`run_code`."""
@@ -203,23 +227,16 @@ class Service:
         except _Mistake as mistake:
             return _reply_mistake(mistake)
         begin = time.monotonic()
-        notebook = run_notebook(self._sandbox, request, limits, key=key, cancel=cancel)
-        driver = CommandResult(
-            status="Error" if notebook.fault else "TimeLimitExceeded" if notebook.timed_out else "Finished",
-            execution_time=time.monotonic() - begin,
-            return_code=None if notebook.fault or notebook.timed_out else 0,
-            stdout="",
-            stderr=notebook.message,
-        )
-        response = RunJupyterResponse(
-            status="SandboxError" if notebook.fault else "Failed" if notebook.timed_out else "Success",
-            message=notebook.message,
-            driver=driver,
-            cells=list(notebook.cells),
-            executor_pod_name=_POD,
-            files=dict(notebook.files),
-        )
-        return _reply(response, busy=notebook.fault == "busy")
+        notebook = self._play(request, limits, key, cancel)
+        return _reply(_notebook_answer(notebook, time.monotonic() - begin), busy=notebook.fault == "busy")
+
+    def _play(self, request: RunJupyterRequest, limits: Limits, key: str, cancel: Cancel) -> Notebook:
+        if not self._notebooks.acquire(blocking=False):
+            return Notebook(fault="busy", message="too many notebooks are open")
+        try:
+            return run_notebook(self._sandbox, request, limits, key=key, cancel=cancel)
+        finally:
+            self._notebooks.release()
 
     def metrics(self) -> object:
         """The sandbox's own numbers, for ``/metrics``; ``None`` when it keeps none."""

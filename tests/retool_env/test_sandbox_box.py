@@ -58,7 +58,7 @@ FILTERS = {
 
 DEPENDENT = {
     "clone", "clone3", "io_uring_setup", "memfd_create", "socketpair", "ioctl", "prctl", "prlimit64",
-    "sched_setaffinity", "setpriority", "kill", "tgkill",
+    "sched_setaffinity", "setpriority", "kill", "tgkill", "fcntl",
 }  # fmt: skip
 DANGEROUS = {
     "x86_64": {
@@ -68,6 +68,7 @@ DANGEROUS = {
         "process_vm_readv": 310, "open_by_handle_at": 304, "mknod": 133, "mlock": 149, "setuid": 105, "swapon": 167,
         "settimeofday": 164, "sched_setscheduler": 144, "pidfd_getfd": 438, "inotify_init1": 294, "personality": 135,
         "seccomp": 317, "kexec_load": 246, "quotactl": 179, "sync": 162,
+        "setsockopt": 54,
     },
 }.get(ARCHITECTURE, {})  # fmt: skip
 
@@ -113,6 +114,8 @@ def test_calls_that_depend_on_their_arguments() -> None:
     assert decide(alone, NUMBERS["clone3"]) == UNKNOWN
     assert decide(alone, NUMBERS["socketpair"], 1) == ALLOW
     assert decide(alone, NUMBERS["socketpair"], 2) == DENY
+    assert decide(alone, NUMBERS["fcntl"], 1, 3) == ALLOW
+    assert decide(alone, NUMBERS["fcntl"], 1, 1031, 1 << 20) == DENY
     assert decide(alone, NUMBERS["prlimit64"], 0) == ALLOW
     assert decide(alone, NUMBERS["prlimit64"], 77) == DENY
     assert decide(alone, NUMBERS["prctl"], 15) == ALLOW

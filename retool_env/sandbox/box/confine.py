@@ -43,14 +43,15 @@ _SIGNALS_PENDING: Final = 256
 
 def write_identity_map(proc: int, inside: int, outside: int) -> None:
     """In a new user namespace: be ``inside`` here, which is ``outside`` in the one above."""
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{inside} {outside} 1"),
-        ("gid_map", f"{inside} {outside} 1"),
-    ):
+    line = f"{inside} {outside} 1"
+    for name, text in (("setgroups", "deny"), ("uid_map", line), ("gid_map", line)):
         fd = os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc)
-        os.write(fd, text.encode())
-        os.close(fd)
+        try:
+            os.write(fd, text.encode())
+        except OSError as error:
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: write {name}") from error
+        finally:
+            os.close(fd)
 
 
 def _cap(what: int, value: int) -> None:
@@ -169,9 +170,9 @@ class Confinement:
         syscalls.mount("box", root.HOME, "tmpfs", _NOSUID_NODEV, options)
 
     def _become(self, slot: int) -> None:
-        if self.identity == "userns":
+        if self.identity in ("userns", "same"):
             syscalls.drop_capabilities()
-        elif self.identity != "same":
+        else:
             user = self.first_uid + slot
             syscalls.prctl(_PR_SET_KEEPCAPS, int(self.identity == "reader"))
             os.setgroups([])

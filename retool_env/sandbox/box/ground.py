@@ -120,7 +120,7 @@ def _identities(tier: Tier, first_uid: int) -> tuple[Identity, ...]:
     switchable = os.geteuid() == 0 and first_uid > 0
     if tier.startswith("T1"):
         return ("uid", "userns") if switchable else ("userns",)
-    return ("uid", "reader", "same") if switchable and tier == "T3" else ("uid", "reader") if switchable else ("same",)
+    return ("uid", "reader", "same") if switchable else ("same",)
 
 
 def _try(tier: Tier, identity: Identity, first_uid: int, base: str) -> None:

@@ -2,7 +2,8 @@
 
 What is not named is refused with EPERM, a number that this table does not know yet with ENOSYS (so that C libraries
 fall back), a foreign architecture or the x32 table with death. Some calls depend on their arguments: no new
-namespaces, no sockets but a Unix pair, no settings of other processes, no ``prctl`` but a thread's name.
+namespaces, no sockets but a Unix pair, no bigger buffers for these or for pipes (kernel memory that no limit counts), no
+settings of other processes, no ``prctl`` but a thread's name.
 
 ``leashed`` is for hosts without a PID namespace, where the process group is the only leash: no leaving the group, no
 signal but to oneself, and no change of owner, mode or times of files, which Landlock does not cover.
@@ -43,6 +44,7 @@ _CLONE_PARENT, _CLONE_THREAD = 0x8000, 0x10000
 _AF_UNIX: Final = 1
 _IOCTLS: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 """TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_F_SETPIPE_SZ: Final = 1031
 _PRCTLS: Final = (15, 16, 3, 39)
 """Set and get the thread's name, get dumpable, get no_new_privs."""
 
@@ -114,6 +116,7 @@ def _special(power: Power, leashed: bool) -> dict[str, list[Instruction]]:
         "io_uring_setup": [_UNKNOWN],
         # Memory that no limit counts.
         "memfd_create": [_UNKNOWN],
+        "fcntl": [_load_argument(1), (_EQUAL, 0, 1, _F_SETPIPE_SZ), _DENIED, _ALLOWED],
         "socketpair": _one_of(0, (_AF_UNIX,)),
         "ioctl": _one_of(1, _IOCTLS, _refuse(errno.ENOTTY)),
         "prctl": _one_of(0, _PRCTLS),
