@@ -63,8 +63,8 @@ class Limits:
             decides in deterministic mode. At least 0.05, because starting costs some milliseconds.
         wall_seconds: wall-clock backstop, counted from dispatch. Time in which the program wanted a processor and
             the machine was too busy to give it one does not count, up to ten times the limit.
-        memory_mb: address space in MiB beyond what the warm interpreter already has; of each process if it may
-            start others.
+        memory_mb: address space in MiB beyond what the warm interpreter already has. If the program may start others,
+            also what all of them hold together.
         output_bytes: bytes kept of each of stdout and stderr, half from the start and half from the end.
         stop_bytes: a program that writes more than this to one of them is stopped.
         disk_mb: size in MiB of the private memory file system it may write to, in addition to ``memory_mb``.

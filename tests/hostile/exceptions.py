@@ -23,11 +23,6 @@ class Known:
     always: bool = False
 
 
-_TOTAL: Final = Known(
-    what="forked-shares",
-    why="memory is limited for each process, not for all of a program's together, without a cgroup",
-)
-
 _SOCKETS: Final = Known(
     what="socket-buffers", why="socket buffers are memory of the kernel, bounded only by the number of descriptors"
 )
@@ -57,10 +52,10 @@ _UNSAFE: Final = tuple(
 )
 
 _EXCEPTIONS: Final[Mapping[str, tuple[Known, ...]]] = {
-    "T1": (_TOTAL,),
-    "T1'": (_TOTAL,),
-    "T2": (_TOTAL, *_ON_DISK, _READER, *_SAME_USER),
-    "T3": (_TOTAL, _SOCKETS, *_ON_DISK, _READER, *_SAME_USER, *_UNSAFE),
+    "T1": (),
+    "T1'": (),
+    "T2": (*_ON_DISK, _READER, *_SAME_USER),
+    "T3": (_SOCKETS, *_ON_DISK, _READER, *_SAME_USER, *_UNSAFE),
 }
 
 

@@ -187,6 +187,31 @@ def test_processes_on_request(sandbox: LocalSandbox) -> None:
     assert printed(sandbox, code, Limits(subprocesses=True)) == "hi"
 
 
+FAMILY = """
+import os, time
+for _ in range({count}):
+    if os.fork() == 0:
+        block = bytearray({size} << 20)
+        for page in range(0, len(block), 4096): block[page] = 1
+        time.sleep({seconds}); os._exit(0)
+for _ in range({count}): os.wait()
+print('all')
+"""
+
+
+def test_processes_together_keep_to_the_memory_limit(sandbox: LocalSandbox) -> None:
+    limits = Limits(memory_mb=200, subprocesses=True)
+    within = sandbox.run(FAMILY.format(count=3, size=40, seconds=0.2), limits=limits)
+    beyond = sandbox.run(FAMILY.format(count=3, size=120, seconds=60), limits=limits)
+    assert (within.status, within.stdout) == (RunStatus.OK, "all\n")
+    assert (beyond.status, beyond.stdout) == (RunStatus.MEMORY, "")
+
+
+def test_memory_shared_with_a_child_counts_once(sandbox: LocalSandbox) -> None:
+    code = "big = bytes(120 << 20)\nbig = bytearray(big)\n" + FAMILY.format(count=4, size=1, seconds=0.3)
+    assert printed(sandbox, code, Limits(memory_mb=300, subprocesses=True)) == "all"
+
+
 def test_threads_and_usual_libraries_work(sandbox: LocalSandbox) -> None:
     code = """
 import asyncio, concurrent.futures, decimal, fractions, sqlite3, tempfile, threading, zoneinfo, datetime

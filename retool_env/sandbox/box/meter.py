@@ -8,11 +8,13 @@ tell that time, the wall limit is plain.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
 from typing import Final
 
+from . import weight
 from .wire import Why
 
 __all__ = ["MOST_PATIENCE", "Meter", "cpu_seconds"]
@@ -28,8 +30,6 @@ def cpu_seconds(pid: int) -> float:
 
 def _seconds_waited(proc: int, pidfd: int) -> float:
     """How long a process was ready to run and was not let; 0 where the kernel does not say."""
-    if proc < 0:
-        return 0.0
     try:
         # Its number in the host's eyes: in our own PID namespace it has another one.
         with open(os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
@@ -42,34 +42,50 @@ def _seconds_waited(proc: int, pidfd: int) -> float:
 
 @dataclass(kw_only=True)
 class Meter:
-    """The limits of one running program. ``proc`` is the host's ``/proc`` as a descriptor, -1 for no patience."""
+    """The limits of one running program.
+
+    Attributes:
+        proc: the host's ``/proc`` as a descriptor.
+        memory_mb: what all its processes together may hold; not looked at when infinite. Such a program gets no
+            patience, as its own processes may be what it waits for.
+    """
 
     pid: int
     pidfd: int
     cpu_limit: float
     wall_limit: float
     proc: int
+    memory_mb: float = math.inf
     start: float = 0.0
     deadline: float = 0.0
     next_check: float = 0.0
     cpu_before: float = 0.0
-    waited_before: float = 0.0
+    next_look: float = math.inf
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
         self.cpu_before = cpu_seconds(self.pid)
         self.deadline = self.start + self.wall_limit
         self.next_check = self.start + self.cpu_limit / 2
+        if math.isfinite(self.memory_mb):
+            self.next_look = self.start
 
     @property
     def due(self) -> float:
         """When to look again."""
-        return min(self.deadline, self.next_check)
+        return min(self.deadline, self.next_check, self.next_look)
 
     def verdict(self) -> Why:
         """Whether the program has used up a limit."""
         now = time.monotonic()
         if now < self.due:
+            return ""
+        if now >= self.next_look:
+            held = weight.megabytes(self.proc, self.pidfd)
+            if held > self.memory_mb:
+                return "memory"
+            self.next_look = time.monotonic() + weight.next_look(self.memory_mb - held)
+        if now < min(self.deadline, self.next_check):
             return ""
         used = cpu_seconds(self.pid) - self.cpu_before
         if used >= self.cpu_limit:
@@ -80,6 +96,7 @@ class Meter:
 
     def _more_patience(self, now: float) -> bool:
         last = self.start + MOST_PATIENCE * self.wall_limit
-        waited = _seconds_waited(self.proc, self.pidfd)
+        alone = math.isinf(self.memory_mb)
+        waited = _seconds_waited(self.proc, self.pidfd) if alone else 0.0
         self.deadline = min(last, self.start + self.wall_limit + waited)
         return now < self.deadline

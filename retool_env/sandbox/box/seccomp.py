@@ -2,8 +2,8 @@
 
 What is not named is refused with EPERM, a number that this table does not know yet with ENOSYS (so that C libraries
 fall back), a foreign architecture or the x32 table with death. Some calls depend on their arguments: no new
-namespaces, no sockets but a Unix pair, no bigger buffers for these or for pipes (kernel memory that no limit counts), no
-settings of other processes, no ``prctl`` but a thread's name.
+namespaces, no sockets but a Unix pair, no bigger buffers for these or for pipes (memory of the kernel that no limit
+counts), no settings of other processes, no ``prctl`` but a thread's name.
 
 ``leashed`` is for hosts without a PID namespace, where the process group is the only leash: no leaving the group, no
 signal but to oneself, and no change of owner, mode or times of files, which Landlock does not cover.

@@ -28,7 +28,7 @@ ENDS: Final = ("control", "code", "stdout", "stderr")
 PACKET: Final = 64 * 1024
 """More bytes than any packet has."""
 
-Why = Literal["", "asked", "cpu", "wall"]
+Why = Literal["", "asked", "cpu", "wall", "memory"]
 """Why the zygote killed a program; empty when it did not."""
 
 

@@ -139,8 +139,8 @@ class Zygote:
                 pidfd=child.pidfd,
                 cpu_limit=order["cpu_seconds"],
                 wall_limit=order["wall_seconds"],
-                # Its own children would be what it waits for.
-                proc=-1 if order["subprocesses"] else self._stage.confinement.proc,
+                proc=self._stage.confinement.proc,
+                memory_mb=order["memory_mb"] if order["subprocesses"] else math.inf,
             )
         run = Run(child=child, control=control, meter=meter, start=start)
         self._runs[child.pidfd] = self._by_control[control.fileno()] = run
@@ -193,7 +193,7 @@ class Zygote:
         return {
             "started": started,
             "fault": "" if started else said[1:].decode("utf-8", "replace") or f"set-up ended with {code}",
-            "memory": (code == 1 and guest.OUT_OF_MEMORY in said) or self._was_oom(run, code),
+            "memory": run.why == "memory" or (code == 1 and guest.OUT_OF_MEMORY in said) or self._was_oom(run, code),
             "code": code,
             "why": run.why,
             "cpu_seconds": max(0.0, usage.ru_utime + usage.ru_stime - before),
