@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -123,6 +124,73 @@ def cancel_to_gone(sandbox: LocalSandbox) -> float:
     return time.perf_counter() - moment[0]
 
 
+def kill_zygote() -> tuple[float, float]:
+    """Seconds from a zygote's SIGKILL until its caller is told, and until the next program has run."""
+    with LocalSandbox(image="light", spares=0) as sandbox, ThreadPoolExecutor(1) as pool:
+        sandbox.health()
+        waiting = pool.submit(sandbox.run, "import time; time.sleep(60)")
+        time.sleep(0.3)
+        start = time.perf_counter()
+        os.kill(zygote_of(os.getpid()), signal.SIGKILL)
+        assert waiting.result().status is RunStatus.SANDBOX_ERROR
+        told = time.perf_counter() - start
+        assert sandbox.health().status is RunStatus.OK
+        return told, time.perf_counter() - start
+
+
+def kill_launcher() -> float:
+    """Seconds from the SIGKILL of a process with running programs until nothing of its sandbox is alive."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor as Pool\nfrom retool_env.sandbox import LocalSandbox\n"
+        "sandbox = LocalSandbox(image='light', max_running=8)\nsandbox.health()\nprint(flush=True)\n"
+        "with Pool(8) as pool: list(pool.map(sandbox.run, ['import time; time.sleep(60)'] * 8))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        time.sleep(0.5)
+        family = descendants(launcher.pid)
+        assert len(family) >= 8
+        start = time.perf_counter()
+        launcher.kill()
+        while any(alive(pid) for pid in family):
+            time.sleep(0.002)
+        return time.perf_counter() - start
+
+
+def parents() -> dict[int, int]:
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            found[int(entry.parent.name)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    table, found = parents(), [pid]
+    for one in found:
+        found += [child for child, parent in table.items() if parent == one]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def zygote_of(pid: int) -> int:
+    """The newest zygote: the child of the newest stub among our children."""
+    table = parents()
+    stub = max(child for child, parent in table.items() if parent == pid)
+    return next(child for child, parent in table.items() if parent == stub)
+
+
 def measures(stack: ExitStack, fusion_url: str | None, seconds: float) -> dict[str, Callable[[], float]]:
     plain = stack.enter_context(LocalSandbox(image="science", spares=0))
     ready = stack.enter_context(LocalSandbox(image="science"))
@@ -145,6 +213,9 @@ def measures(stack: ExitStack, fusion_url: str | None, seconds: float) -> dict[s
         "wall limit overshoot": lambda: overshoot(plain),
         "processor limit overshoot": lambda: cpu_overshoot(plain),
         "cancel to gone": lambda: cancel_to_gone(plain),
+        "zygote killed: caller told": lambda: kill_zygote()[0],
+        "zygote killed: next run": lambda: kill_zygote()[1],
+        "launcher killed: all gone": kill_launcher,
     }
     if (command := bwrap()) is not None:
         found["bwrap python -I -c"] = lambda: spawn(command, TRIVIAL)
@@ -179,6 +250,12 @@ def verdicts(found: dict[str, float]) -> list[tuple[str, str, bool]]:
     ]
     for name in ("wall limit overshoot", "processor limit overshoot", "cancel to gone"):
         rows.append((name, f"{1000 * found[name]:.1f} ms (at most 50)", found[name] <= 0.05))
+    for name, most in (
+        ("zygote killed: caller told", 0.5),
+        ("zygote killed: next run", 3.0),
+        ("launcher killed: all gone", 1.0),
+    ):
+        rows.append((name, f"{1000 * found[name]:.0f} ms (at most {1000 * most:.0f})", found[name] <= most))
     for kind, least in (("trivial", 3), ("numpy+sympy", 15)):
         if (theirs := found.get(f"SandboxFusion, {kind}, runs/s")) is not None:
             times = found[f"our server, {kind}, runs/s"] / theirs

@@ -47,8 +47,9 @@ class Order:
         """The request, for a server of ours or a foreign one.
 
         A foreign server counts the address space of the whole interpreter as memory, where numpy alone can exceed our
-        default, so only a limit that somebody chose is passed on to it. It gets a script exactly as it is unless it needs a seed, which is when it mentions ``random``; JSON
-        cannot carry a program with half a surrogate pair, so such a one always travels inside of the wrapper.
+        default, so only a limit that somebody chose is passed on to it. It gets a script exactly as it is unless it
+        needs a seed, which is when it mentions ``random``; JSON cannot carry a program with half a surrogate pair, so
+        such a one always travels inside of the wrapper.
         """
         notebook = self.mode == "notebook"
         wrap = not _is_text(self.code) or (not own and (notebook or "random" in self.code))

@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import resource
+import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -86,3 +87,19 @@ def test_ten_thousand_mixed_runs_leave_no_trace() -> None:
         assert sandbox.metrics().zygote_losses == 0
         assert list(folder.iterdir()) == []
     assert not [pid for pid in family(folder) if pid != os.getpid()]
+
+
+def test_busy_neighbours_change_no_verdict_in_two_hundred_runs() -> None:
+    """Programs at 60 % of their processor limit, beside four times as many busy processes as there are processors."""
+    cores = len(os.sched_getaffinity(0))
+    burn = "import time\nend = time.process_time() + 0.09\nwhile time.process_time() < end: pass\nprint('done')"
+    limits = Limits(cpu_seconds=0.15, wall_seconds=0.6)
+    neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * cores)]
+    try:
+        with LocalSandbox(image="light") as sandbox, ThreadPoolExecutor(cores) as pool:
+            results = list(pool.map(lambda _: sandbox.run(burn, limits=limits), range(200)))
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    assert Counter((result.status, result.stdout) for result in results) == {(RunStatus.OK, "done\n"): 200}
