@@ -111,7 +111,7 @@ def load_tool_config(path: str | Path) -> tuple[SandboxTool, ...]:
 
 def open_tool(tool: SandboxTool) -> tuple[Sandbox, Limits]:
     """The sandbox that ``tool`` names, which the caller closes, and the limits of each program."""
-    from retool_env.sandbox.fusion import FusionSandbox
+    from retool_env.sandbox.fusion.client import FusionSandbox
 
     return FusionSandbox(tool.url, max_connections=tool.max_connections), tool.limits
 

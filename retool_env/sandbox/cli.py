@@ -28,7 +28,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "retool_env.sandbox.doctor:main",
     ),
     "bench": ("measure the local sandbox against a bare fork", "retool_env.sandbox.bench:main"),
-    "serve": ("serve programs to others over HTTP, as SandboxFusion does", "retool_env.sandbox.serve_cli:main"),
+    "serve": ("serve programs to others over HTTP, as SandboxFusion does", "retool_env.sandbox.fusion.serve_cli:main"),
 }
 
 RUN_EXAMPLES: Final = """\
@@ -116,9 +116,7 @@ def _run_parser() -> Parser:
         "--memory-mb", metavar="N", type=int, default=default.memory_mb, help="MiB (default: %(default)s)"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of random and numpy.random (default: 0)")
-    parser.add_argument(
-        "--sandbox", metavar="NAME", default="fork", help="fork, fusion or fusion:URL (default: fork)"
-    )
+    parser.add_argument("--sandbox", metavar="NAME", default="fork", help="fork, fusion or fusion:URL (default: fork)")
     parser.add_argument("--stdin", metavar="FILE", help="what the program reads (default: nothing)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of the program's output")
     return parser

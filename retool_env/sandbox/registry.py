@@ -25,7 +25,7 @@ def _open_fork(_: str) -> Sandbox:
 
 
 def _open_fusion(address: str) -> Sandbox:
-    from retool_env.sandbox.fusion import FusionSandbox
+    from retool_env.sandbox.fusion.client import FusionSandbox
 
     return FusionSandbox(address or None)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from retool_env.errors import UsageError
 from retool_env.sandbox import Limits, RunStatus
-from retool_env.sandbox.fusion import FusionSandbox
+from retool_env.sandbox.fusion.client import FusionSandbox
 from tests.retool_env.fusion_server import Server, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from retool_env.errors import UsageError
 from retool_env.sandbox import Cancel, Limits, RunStatus, Sandbox, open_sandbox
-from retool_env.sandbox.fusion import DEFAULT_URL, FusionSandbox
-from retool_env.sandbox.fusion_wire import RunCodeRequest
-from retool_env.sandbox.metrics_text import render
+from retool_env.sandbox.fusion.client import DEFAULT_URL, FusionSandbox
+from retool_env.sandbox.fusion.metrics_text import render
+from retool_env.sandbox.fusion.wire import RunCodeRequest
 from retool_env.sandbox.registry import check_name
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -4,7 +4,7 @@ A foreign server's answer is not taken at its word. Its reader stops at some hun
 that writes on then hangs until its time is over; and one byte that is not UTF-8 replaces the whole text by a message.
 Each of these sets ``truncated`` and is told where the text is missing.
 
-Left out: sending (``courier``) and repeating (``fusion``).
+Left out: sending (``courier``) and repeating (``client``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 
 from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus
 from retool_env.sandbox.capture import Capture
-from retool_env.sandbox.fusion_wire import CommandResult, RunCodeRequest, RunCodeResponse, Wish
-from retool_env.sandbox.remote import wrapped
+from retool_env.sandbox.fusion.remote import wrapped
+from retool_env.sandbox.fusion.wire import CommandResult, RunCodeRequest, RunCodeResponse, Wish
 
 __all__ = ["Order", "from_foreign", "from_own"]
 

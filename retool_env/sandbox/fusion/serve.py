@@ -20,9 +20,9 @@ import uvicorn
 
 from retool_env.errors import SandboxError, UsageError
 from retool_env.sandbox.base import RunResult, RunStatus, Sandbox
+from retool_env.sandbox.fusion.server import Gate, check_bind, make_app
+from retool_env.sandbox.fusion.service import Bounds, Service
 from retool_env.sandbox.local import LocalSandbox
-from retool_env.sandbox.server import Gate, check_bind, make_app
-from retool_env.sandbox.service import Bounds, Service
 
 __all__ = ["ServeOptions", "serve"]
 
@@ -42,7 +42,7 @@ class ServeOptions:
         image: what is imported before programs run; see :class:`~retool_env.sandbox.local.LocalSandbox`.
         max_running: programs at the same time.
         max_queue: programs waiting; further ones are answered with status 429.
-        tokens: see :class:`~retool_env.sandbox.server.Gate`.
+        tokens: see :class:`~retool_env.sandbox.fusion.server.Gate`.
         allow_anonymous: serve others than this machine without a token.
         max_body_mb: MiB of one request.
         bounds: what one request may ask for.

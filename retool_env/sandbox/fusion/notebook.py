@@ -20,8 +20,8 @@ from typing import Final
 
 from retool_env.errors import SandboxError, UsageError
 from retool_env.sandbox.base import MIN_SECONDS, Cancel, Fault, Limits, RunResult, RunStatus, Sandbox, Session
-from retool_env.sandbox.fusion_wire import CellError, CellResult, RunJupyterRequest
-from retool_env.sandbox.remote import cell
+from retool_env.sandbox.fusion.remote import cell
+from retool_env.sandbox.fusion.wire import CellError, CellResult, RunJupyterRequest
 
 __all__ = ["Notebook", "run_notebook"]
 

@@ -1,9 +1,9 @@
 """The SandboxFusion server over HTTP: who may ask, how much, and what becomes of a request whose client is gone.
 
-``make_app`` puts a :class:`~retool_env.sandbox.service.Service` behind the endpoints ``/run_code``, ``/run_jupyter``,
-``/v1/ping`` and ``/metrics``. The event loop only moves bytes; each request is parsed, run and answered in a thread of
-its own, of which there are more than the sandbox has places, so the one bounded queue is the sandbox's. A client that
-closes its connection ends its run.
+``make_app`` puts a :class:`~retool_env.sandbox.fusion.service.Service` behind the endpoints ``/run_code``,
+``/run_jupyter``, ``/v1/ping`` and ``/metrics``. The event loop only moves bytes; each request is parsed, run and
+answered in a thread of its own, of which there are more than the sandbox has places, so the one bounded queue is the
+sandbox's. A client that closes its connection ends its run.
 
 Requests of web pages are refused (they carry ``Origin``): a page must not reach a sandbox on its reader's machine.
 Left out: TLS, which a proxy adds, and limits on how slowly a client sends.
@@ -29,9 +29,9 @@ from starlette.routing import Route
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import Cancel
-from retool_env.sandbox.fusion_wire import OWN_HEADER
-from retool_env.sandbox.metrics_text import render
-from retool_env.sandbox.service import Reply, Service
+from retool_env.sandbox.fusion.metrics_text import render
+from retool_env.sandbox.fusion.service import Reply, Service
+from retool_env.sandbox.fusion.wire import OWN_HEADER
 
 __all__ = ["Gate", "check_bind", "make_app"]
 

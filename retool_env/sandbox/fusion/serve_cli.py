@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     """``retool sandbox serve``."""
     options = _parser().parse_args(arguments)
     try:
-        from retool_env.sandbox import serve
-        from retool_env.sandbox.service import Bounds
+        from retool_env.sandbox.fusion import serve
+        from retool_env.sandbox.fusion.service import Bounds
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise

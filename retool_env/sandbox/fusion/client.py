@@ -7,7 +7,7 @@ until a total deadline; how a program ended is never asked twice.
 A server of ours is recognised by a header of its ``/v1/ping`` and then does everything that
 :class:`~retool_env.sandbox.base.Sandbox` promises, sessions apart. A foreign one knows scripts, wall time and memory
 only: notebooks and seeds are done by a wrapper that travels with the program (``remote``), results that it cut without
-saying so are marked (``fusion_terms``), and processor time, ``stop_bytes``, ``disk_mb`` and the ban on sub-processes
+saying so are marked (``terms``), and processor time, ``stop_bytes``, ``disk_mb`` and the ban on sub-processes
 are not enforced.
 """
 
@@ -27,9 +27,9 @@ import httpx
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, Session, check_relative
-from retool_env.sandbox.courier import Courier, DroppedError
-from retool_env.sandbox.fusion_terms import Order, from_foreign, from_own
-from retool_env.sandbox.fusion_wire import OWN_HEADER, RunCodeResponse
+from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.sandbox.fusion.terms import Order, from_foreign, from_own
+from retool_env.sandbox.fusion.wire import OWN_HEADER, RunCodeResponse
 
 __all__ = ["DEFAULT_URL", "FusionSandbox"]
 

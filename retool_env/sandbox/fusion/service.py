@@ -3,7 +3,7 @@
 A :class:`Service` is synchronous and thread-safe, like the sandbox under it. Whatever a program does is status 200
 and told in the body; 422 is a request that cannot be run, with pydantic's list of mistakes; 429 a full queue.
 
-Left out: connections, tokens and the size of bodies (``server``), notebooks (``cells``).
+Left out: connections, tokens and the size of bodies (``server``), notebooks (``notebook``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import MIN_SECONDS, Cancel, Limits, RunResult, RunStatus, Sandbox
-from retool_env.sandbox.cells import Notebook, run_notebook
-from retool_env.sandbox.fusion_wire import (
+from retool_env.sandbox.fusion.notebook import Notebook, run_notebook
+from retool_env.sandbox.fusion.wire import (
     CommandResult,
     Ending,
     RunCodeRequest,
