@@ -23,18 +23,16 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import AsyncBatchedCollector
-from torchrl.data import Unbounded
 from torchrl.envs import GymWrapper
-from torchrl.envs.libs.gym import register_gym_spec_conversion
 from torchrl.modules.inference_server import InferenceTransport
 
 from agents.base import BatchAgent, Generation, Sampling
 from agents.lockstep import Lockstep, Stopped
 from agents.recorder import Recorder
 from agents.rollout import Slots, make_request
+from algos import specs as _specs  # noqa: F401  TorchRL learns the environment's spaces
 from retool_env.config import EnvConfig
 from retool_env.envs.math_tool import MathToolEnv
-from retool_env.envs.spaces import TokenSequence
 from retool_env.errors import EngineError, UsageError
 from retool_env.feeder import Feeder
 from retool_env.trajectory import Trajectory
@@ -42,11 +40,6 @@ from retool_env.trajectory import Trajectory
 __all__ = ["CollectorRollouts", "DirectTransport", "PlainRollouts", "Rollouts", "TurnPolicy"]
 
 OBSERVATION_KEYS = ("token_ids", "budget", "ticket", "turn")
-
-
-@register_gym_spec_conversion(TokenSequence)  # type: ignore[untyped-decorator]
-def _token_spec(spec: TokenSequence, device: torch.device | None = None, **_: Any) -> Unbounded:
-    return Unbounded(shape=(-1,), dtype=torch.int64, device=device)
 
 
 class Rollouts(Protocol):

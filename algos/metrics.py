@@ -1,19 +1,20 @@
 """Numbers of a training step, computed from its trajectories; names follow verl where it has one.
 
 ``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. A family that did not occur
-in a step has no entry: an absent number is never 0.
+in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from agents.stats import summarise
 from retool_env.outcome import Outcome, ToolStatus
+from retool_env.record import RewardPart
 from retool_env.trajectory import Trajectory
+from retool_env.verifier import Verdict
 
 __all__ = ["eval_metrics", "rollout_metrics"]
 
@@ -23,17 +24,21 @@ Metrics = dict[str, float]
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     """Reward, accuracy, tool use, lengths and outcomes of the episodes of one step."""
     scored = [t for t in trajectories if t.scored]
+    judged = [t for t in trajectories if t.record.verdict is not None]
     metrics: Metrics = {
-        **_mean("reward/mean", scored, lambda t: t.record.reward or 0.0),
+        **_mean_and_std("reward", [t.record.reward for t in scored if t.record.reward is not None]),
         **_mean("accuracy/mean", scored, lambda t: float(t.record.correct)),
         **_mean("num_tool_calls/mean", scored, lambda t: t.record.num_tool_calls),
         **_mean("num_turns/mean", scored, lambda t: 1 + len(t.transcript.spans) - 1),
         **_mean("response_length/mean", scored, lambda t: t.record.num_action_tokens),
         **_mean("answered/mean", scored, lambda t: float(t.record.outcome is Outcome.ANSWERED)),
-        "num_failed": float(len(trajectories) - len(scored)),
+        **_mean("verifier/symbolic", judged, lambda t: float(_verdict(t).method == "symbolic")),
+        **_mean("verifier/timeouts", judged, lambda t: float(_verdict(t).reason in ("timeout", "crash"))),
+        "num_failed": float(sum(t.record.outcome.failed for t in trajectories)),
+        "num_unscored": float(len(trajectories) - len(scored)),
     }
-    for part in {p.name for t in scored for p in t.record.reward_parts}:
-        metrics |= _mean(f"reward/{part}", scored, functools.partial(_part, part))
+    for part in sorted({p.name for t in scored for p in t.record.reward_parts}):
+        metrics |= _part_metrics(part, [p for t in scored for p in t.record.reward_parts if p.name == part])
     for family in sorted({t.record.problem.family for t in scored} - {""}):
         members = [t for t in scored if t.record.problem.family == family]
         metrics |= _mean(f"accuracy/{family}", members, lambda t: float(t.record.correct))
@@ -55,8 +60,23 @@ def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], f
     return {name: fmean(value(row) for row in rows)} if rows else {}
 
 
-def _part(name: str, trajectory: Trajectory) -> float:
-    return next((p.weighted or 0.0 for p in trajectory.record.reward_parts if p.name == name), 0.0)
+def _verdict(trajectory: Trajectory) -> Verdict:
+    assert trajectory.record.verdict is not None
+    return trajectory.record.verdict
+
+
+def _mean_and_std(name: str, values: Sequence[float]) -> Metrics:
+    return {f"{name}/mean": fmean(values), f"{name}/std": pstdev(values)} if values else {}
+
+
+def _part_metrics(name: str, parts: Sequence[RewardPart]) -> Metrics:
+    """One part of the reward, raw and weighted; a part that looks at tool output is marked as one."""
+    raw = [part.raw for part in parts if part.raw is not None]
+    weighted = [part.weighted for part in parts if part.weighted is not None]
+    metrics = _mean_and_std(f"reward_raw/{name}", raw) | _mean_and_std(f"reward_weighted/{name}", weighted)
+    if any(part.reads_tool_results for part in parts):
+        metrics[f"reward_raw/{name}/reads_tool_results"] = 1.0
+    return metrics
 
 
 def _call_shares(trajectories: Sequence[Trajectory]) -> Metrics:

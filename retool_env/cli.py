@@ -73,6 +73,13 @@ COMMANDS = {
     ),
 }
 
+# Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
+GROUPS = {
+    "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
+    "data": ("check a data file: ungradable golds, duplicates, overlap", "retool_env.data.cli:main"),
+    "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
+}
+
 # Flags of the founding guides, as aliases of keys. A flag means the same key in every command that has it.
 ALIASES = {
     "--max_samples": "problems.size",
@@ -114,8 +121,11 @@ def _dispatch(arguments: list[str]) -> int:
         print(retool_env.__version__)
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name in GROUPS:
+        code: int = _load(GROUPS[name][1])(rest)
+        return code
     if name not in COMMANDS:
-        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
+        raise UsageError(f"unknown command {name!r}{did_you_mean(name, [*COMMANDS, *GROUPS])}")
     if any(argument in ("-h", "--help") for argument in rest):
         from retool_env.cli_help import command_help
 
@@ -163,8 +173,10 @@ def _load(target: str) -> Any:
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items())
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    summaries |= {name: summary for name, (summary, _) in GROUPS.items()}
+    width = max(map(len, summaries))
+    rows = "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
     return (
         "retool: teach language models when and how to run code while they solve maths problems\n\n"
         "usage: retool COMMAND [key=value ...]\n\n"

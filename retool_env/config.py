@@ -6,7 +6,7 @@ The names are the same in ``gymnasium.make``, in YAML and on the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,8 +24,11 @@ from retool_env.episode import EpisodeLimits
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.rewards import make_reward
 from retool_env.sandbox.base import Limits, Mode
+from retool_env.sandbox.registry import check_name
 from retool_env.sources import Split
 from retool_env.tools import Traceback
+
+RewardWeights = dict[str, float | dict[str, float]] | str
 
 __all__ = ["Config", "EnvConfig", "ProblemsConfig", "check_config"]
 
@@ -97,10 +100,12 @@ class EnvConfig(Config):
         dialect: how calls are written.
         instructions: put the dialect's instructions in front of the question.
         tokenizer: ``bytes``, or a folder with a ``tokenizer.json``.
-        sandbox: who runs the programs; ``fork`` is the local one.
+        sandbox: who runs the programs: ``fork``, the local one, ``fusion`` (the server that SANDBOX_FUSION_ENDPOINT
+            names) or ``fusion:http://host:8080``.
         interpreter_mode: ``notebook`` echoes a last expression, ``script`` shows only what is printed.
         traceback: ``full``, or ``short`` for the line that names the exception.
-        reward: part names with weights, or one name.
+        reward: part names with weights, or one name; a weight may be a mapping of ``weight`` and the part's options,
+            a name the path of a Python file with a ``reward_func`` (see ``docs/rewards.md``).
         tool_cost: price of a call in the ``strategic`` reward.
         max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other token limits.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
@@ -111,10 +116,10 @@ class EnvConfig(Config):
     dialect: str = "retool"
     instructions: bool = True
     tokenizer: str = "bytes"
-    sandbox: Literal["fork"] = "fork"
+    sandbox: str = "fork"
     interpreter_mode: Mode = "notebook"
     traceback: Traceback = "full"
-    reward: dict[str, float] | str = "pm1"
+    reward: RewardWeights = "pm1"
     tool_cost: float = Field(default=0.5, ge=0.0)
     max_context_tokens: PositiveInt = 16384
     max_turn_tokens: PositiveInt = 8192
@@ -127,9 +132,14 @@ class EnvConfig(Config):
 
     @field_validator("reward")
     @classmethod
-    def _known_reward(cls, reward: dict[str, float] | str) -> dict[str, float] | str:
+    def _known_reward(cls, reward: RewardWeights) -> RewardWeights:
         make_reward(reward)
         return reward
+
+    @field_validator("sandbox")
+    @classmethod
+    def _known_sandbox(cls, sandbox: str) -> str:
+        return check_name(sandbox)
 
     @field_validator("dialect")
     @classmethod

@@ -9,27 +9,33 @@ the policy sampled, then the ids of the tool output. Nothing is ever re-encoded,
     observe(results)             their output is appended
     outcome is not None          it ended
 
+No calls and no outcome means that the turn was void and the policy may go on.
+
 Conventions of the token view: an empty action is an engine outage, and an action that ends neither in the
 end-of-turn token nor in a stop string of the dialect is a turn that was cut by length.
 
 Where verl differs: its limit of 8 assistant turns runs at most 7 programs, and the last call is thrown away. Here
-``max_tool_rounds`` counts executed rounds; the last one is executed and may be answered.
+``max_tool_rounds`` counts executed rounds; the last one is executed and may be answered. A call that verl cannot parse
+ends the episode as if it were an answer; here it is answered with what is wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from retool_env.dialects import Dialect
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome
-from retool_env.problems import Problem
+from retool_env.problems import Message, Problem
 from retool_env.tokenizer import Tokenizer
-from retool_env.tools import ToolCall, ToolResult
+from retool_env.tools import ToolCall, ToolResult, ToolSpec, interpreter_spec
 from retool_env.transcript import Role, Span
 
 __all__ = ["Episode", "EpisodeLimits"]
+
+VOID_NOTE: Final = "There was neither a tool call nor a final answer. Please go on."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,11 @@ class EpisodeLimits:
         max_turn_tokens: sampled tokens of one turn.
         max_tool_rounds: executed rounds of calls; one more assistant turn may follow them.
         max_tool_tokens: tokens of one tool output; a longer one keeps head and tail, and says so.
-        max_invalid_calls: malformed calls in a row before the episode is given up.
+        max_invalid_calls: turns in a row without a single well-formed call before the episode is given up.
+        max_calls_per_turn: calls of one turn that are run; the others are answered with a word about that.
+        max_void_turns: turns with neither a call nor an answer. The default ends the episode with the first one, as
+            ``no_answer``; above 1 the model is told in one line and goes on, and the last one ends it as
+            ``void_turns``.
     """
 
     max_context_tokens: int = 16384
@@ -49,16 +59,34 @@ class EpisodeLimits:
     max_tool_rounds: int = 8
     max_tool_tokens: int = 2048
     max_invalid_calls: int = 3
+    max_calls_per_turn: int = 16
+    max_void_turns: int = 1
 
 
 class Episode:
     """One run of the policy at one problem.
 
+    Args:
+        tools: what the policy may call, for the prompt; by default the code interpreter, none for ``()``.
+
+    Attributes:
+        rounds: ``rounds[k]`` answers the calls of turn ``k``; empty for a void turn.
+        num_void_turns: turns with neither a call nor an answer.
+
     Raises:
-        UsageError: the prompt leaves no room for an answer.
+        UsageError: the prompt leaves no room for an answer, the dialect cannot call one of the tools, or the chat
+            template and the end-of-turn token do not fit together.
     """
 
-    def __init__(self, problem: Problem, *, dialect: Dialect, tokenizer: Tokenizer, limits: EpisodeLimits) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        dialect: Dialect,
+        tokenizer: Tokenizer,
+        limits: EpisodeLimits,
+        tools: Sequence[ToolSpec] | None = None,
+    ) -> None:
         self.problem = problem
         self.dialect = dialect
         self.tokenizer = tokenizer
@@ -67,16 +95,20 @@ class Episode:
         self.action_mask: list[bool] = []
         self.spans: list[Span] = []
         self.turn_texts: list[str] = []
-        self.rounds: list[tuple[ToolResult, ...]] = []  # rounds[k] answers the calls of turn k
+        self.rounds: list[tuple[ToolResult, ...]] = []
+        self.num_void_turns = 0
         self.outcome: Outcome | None = None
         self._pending: tuple[ToolCall, ...] = ()
+        self._stopped = False
         self._invalid_in_a_row = 0
-        prompt = tokenizer.encode_chat(dialect.build_prompt(problem))
+        prompt = self._encode_prompt((interpreter_spec(),) if tools is None else tools)
         if len(prompt) >= limits.max_context_tokens:
             raise UsageError(
                 f"problem {problem.id!r}: its prompt has {len(prompt)} tokens and max_context_tokens is "
                 f"{limits.max_context_tokens}; raise env.max_context_tokens or drop the problem"
             )
+        if dialect.replies or limits.max_void_turns > 1:
+            tokenizer.reply([Message(role="user", content=VOID_NOTE)])  # raises now what it would raise in mid-episode
         self._append("prompt", prompt)
 
     @property
@@ -101,7 +133,7 @@ class Episode:
         return self.turn_texts[-1] if self.turn_texts else ""
 
     def act(self, ids: Sequence[int]) -> tuple[ToolCall, ...]:
-        """Append one sampled turn; returns the calls to run, or ``()`` when the episode ended.
+        """Append one sampled turn; returns the calls to run, or ``()`` when the episode ended or the turn was void.
 
         Raises:
             UsageError: more ids than the budget, or an id outside of the vocabulary.
@@ -117,14 +149,17 @@ class Episode:
         turn = self.dialect.parse(text)
         self._append("assistant", ids)
         self.turn_texts.append(text)
+        self._stopped = turn.stopped
         if not (ended or turn.stopped):
             self.outcome = cut_by
-        elif not turn.calls:
-            self.outcome = Outcome.ANSWERED if turn.answer else Outcome.NO_ANSWER
+        elif turn.void:
+            self._pass_over()
+        elif turn.answer and not turn.calls:
+            self.outcome = Outcome.ANSWERED
         elif self.num_executed_rounds >= self.limits.max_tool_rounds:
             self.outcome = Outcome.MAX_TURNS
         else:
-            self._pending = turn.calls
+            self._pending = self._bounded(turn.calls)
         return self._pending
 
     def observe(self, results: Sequence[ToolResult]) -> None:
@@ -136,11 +171,8 @@ class Episode:
         if self._invalid_in_a_row >= self.limits.max_invalid_calls:
             self.outcome = Outcome.INVALID_CALLS
             return
-        ids = self.tokenizer.encode(self.dialect.render([self._fit(result) for result in results]))
-        if len(self.token_ids) + len(ids) >= self.limits.max_context_tokens:
-            self.outcome = Outcome.CONTEXT_FULL
-            return
-        self._append("tool", ids)
+        fitting = [self._fit(result) for result in results]
+        self._show(self.dialect.render(fitting, stopped=self._stopped, tokenizer=self.tokenizer))
 
     def fail(self, outcome: Outcome, results: Sequence[ToolResult] = ()) -> None:
         """End the episode for a reason outside of the policy; ``results`` are kept, not shown."""
@@ -148,6 +180,35 @@ class Episode:
         self._pending = ()
         self.rounds += [tuple(results)] if results else []
         self.outcome = outcome
+
+    def _encode_prompt(self, tools: Sequence[ToolSpec]) -> list[int]:
+        messages = self.dialect.build_prompt(self.problem, tools)
+        return self.tokenizer.encode_chat(messages, tools if self.dialect.chat_tools else ())
+
+    def _pass_over(self) -> None:
+        """A void turn: the end, or a word about it."""
+        self.num_void_turns += 1
+        if self.limits.max_void_turns <= 1:
+            self.outcome = Outcome.NO_ANSWER
+        elif self.num_void_turns >= self.limits.max_void_turns:
+            self.outcome = Outcome.VOID_TURNS
+        else:
+            self.rounds.append(())
+            self._show(self.tokenizer.reply([Message(role="user", content=VOID_NOTE)]))
+
+    def _bounded(self, calls: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+        """The calls; those beyond the limit become a problem that is told to the model."""
+        most = self.limits.max_calls_per_turn
+        problem = f"Error: a turn may have {most} calls; this one was not run."
+        return (*calls[:most], *(replace(call, problem=call.problem or problem) for call in calls[most:]))
+
+    def _show(self, text: str) -> None:
+        """Append what the environment says after a turn."""
+        ids = self.tokenizer.encode(text)
+        if len(self.token_ids) + len(ids) >= self.limits.max_context_tokens:
+            self.outcome = Outcome.CONTEXT_FULL
+        else:
+            self._append("tool", ids)
 
     def _append(self, role: Role, ids: Sequence[int]) -> None:
         start = len(self.token_ids)
@@ -171,4 +232,4 @@ class Episode:
             head, tail = ids[: limit - limit // 2], ids[len(ids) - limit // 2 :]
             marker = f"\n[... {len(ids) - limit} tokens cut ...]\n"
             text = self.tokenizer.escape(self.tokenizer.decode(head) + marker + self.tokenizer.decode(tail))
-        return ToolResult(call=result.call, status=result.status, text=text)
+        return replace(result, text=text)

@@ -7,7 +7,7 @@ say what the log-probabilities were.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
@@ -31,11 +31,19 @@ class CallRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardPart:
-    """One named part of a reward. ``raw`` is ``None`` when the part is unscored, which is never 0."""
+    """One named part of a reward.
+
+    Attributes:
+        name: which part.
+        raw: its value; ``None`` when the part is unscored, which is never 0.
+        weight: its factor in the sum.
+        reads_tool_results: it depends on text that the policy did not write.
+    """
 
     name: str
     raw: float | None
     weight: float
+    reads_tool_results: bool = False
 
     @property
     def weighted(self) -> float | None:
@@ -54,6 +62,7 @@ class EpisodeRecord:
         verdict: the verifier's judgement; ``None`` when infrastructure ended the episode.
         num_action_tokens: tokens the policy sampled.
         reward_parts: filled in by the reward.
+        ticket: number of the episode in its run, for rewards that change in the course of it.
     """
 
     problem: Problem
@@ -63,11 +72,17 @@ class EpisodeRecord:
     verdict: Verdict | None
     num_action_tokens: int
     reward_parts: tuple[RewardPart, ...] = ()
+    ticket: int = field(default=0, compare=False)
 
     @property
     def num_tool_calls(self) -> int:
         """Calls that reached a tool."""
         return sum(not call.status.invalid for call in self.calls)
+
+    @property
+    def num_tool_rounds(self) -> int:
+        """Turns with a call that reached a tool."""
+        return len({call.turn for call in self.calls if not call.status.invalid})
 
     @property
     def correct(self) -> bool:

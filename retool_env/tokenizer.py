@@ -3,7 +3,8 @@
 Sampled ids are never re-encoded, so a tokenizer here needs just two properties: ``decode`` shows what a model wrote,
 and ``encode`` of a new piece of text (a prompt, a tool result) gives ids that can be appended. ``encode`` honours the
 control tokens of the vocabulary (``<code>``, ``<|im_end|>``); text that comes from a program must be passed through
-``escape`` first, so that printing a control token's name does not forge one.
+``escape`` first, so that printing a control token's name does not forge one. Conversations go through the model's own
+chat template (``chat``); a tokenizer without one puts each content on a line of its own.
 
 :class:`ByteTokenizer` is bundled and needs nothing. :class:`FileTokenizer` reads a Hugging Face folder
 (``tokenizer.json`` with ``tokenizer_config.json``) through the ``tokenizers`` library; it does not handle slow
@@ -19,10 +20,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from retool_env.chat import ChatTemplate, plain_chat, plain_reply
 from retool_env.errors import MissingExtraError, UsageError
 from retool_env.problems import Message
+from retool_env.tools.spec import ToolSpec
 
 __all__ = ["ByteTokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
+
+_TAG = re.compile(r"<.+>|\[[^\]\s]+\]", re.DOTALL)
 
 
 class Tokenizer(Protocol):
@@ -44,8 +49,16 @@ class Tokenizer(Protocol):
         """The text of ``ids``, control tokens included; incomplete UTF-8 becomes U+FFFD."""
         ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation up to the point where the assistant starts to write."""
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+        """Ids of a conversation, with the tools it offers, up to the point where the assistant starts to write."""
+        ...
+
+    def reply(self, messages: Sequence[Message]) -> str:
+        """The text that follows ``eos_id``: ``messages``, up to where the assistant starts to write again.
+
+        Raises:
+            UsageError: the chat template and the end-of-turn token do not fit together.
+        """
         ...
 
     def escape(self, text: str) -> str:
@@ -53,12 +66,8 @@ class Tokenizer(Protocol):
         ...
 
 
-def plain_chat(messages: Sequence[Message]) -> str:
-    """The conversation of a model without a chat template: each content on its own line."""
-    return "".join(message.content + "\n" for message in messages)
-
-
 def _escaper(specials: Sequence[str]) -> re.Pattern[str] | None:
+    """Finds the tokens that no program may forge."""
     return re.compile("|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True))) if specials else None
 
 
@@ -78,8 +87,11 @@ class ByteTokenizer:
         raw = b"".join(b"<eos>" if i == self.eos_id else bytes([i]) for i in ids)
         return raw.decode(errors="replace")
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        return self.encode(plain_chat(messages))
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+        return self.encode(plain_chat(messages, tools))
+
+    def reply(self, messages: Sequence[Message]) -> str:
+        return plain_reply(messages)
 
     def escape(self, text: str) -> str:
         return text.replace("<eos>", "< eos>")
@@ -108,8 +120,9 @@ class FileTokenizer:
             raise MissingExtraError("reading a tokenizer.json", "tokens") from error
         self._backend = Backend.from_file(str(path))
         self._config = self._read_config()
-        added = {token.content: i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
-        self._escaper = _escaper(list(added))
+        added = self._backend.get_added_tokens_decoder().values()
+        # Qwen3 has <think> and <tool_call> as tokens that are not "special"; runs of blanks are such tokens elsewhere.
+        self._escaper = _escaper([t.content for t in added if t.special or _TAG.fullmatch(t.content)])
         self.vocab_size = int(self._backend.get_vocab_size())
         self.eos_id = self._find_eos()
 
@@ -118,8 +131,7 @@ class FileTokenizer:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _find_eos(self) -> int:
-        name = self._config.get("eos_token") or "<eos>"
-        name = name["content"] if isinstance(name, dict) else name
+        name = self._special("eos_token") or "<eos>"
         eos = self._backend.token_to_id(name)
         if eos is None:
             raise UsageError(
@@ -128,9 +140,20 @@ class FileTokenizer:
         return int(eos)
 
     @functools.cached_property
-    def chat_template(self) -> str | None:
+    def chat_template(self) -> ChatTemplate | None:
+        """The folder's template; ``None`` when it has none. Of several, the one called ``default``."""
         path = self._folder / "chat_template.jinja"
-        return path.read_text(encoding="utf-8") if path.is_file() else self._config.get("chat_template")
+        source = path.read_text(encoding="utf-8") if path.is_file() else self._config.get("chat_template")
+        if isinstance(source, list):
+            source = next((entry["template"] for entry in source if entry["name"] == "default"), None)
+        if source is None:
+            return None
+        variables = {name: text for name in ("bos_token", "pad_token", "unk_token") if (text := self._special(name))}
+        return ChatTemplate(source, eos=self.decode([self.eos_id]), variables=variables)
+
+    def _special(self, name: str) -> str | None:
+        token = self._config.get(name)
+        return token["content"] if isinstance(token, dict) else token
 
     def encode(self, text: str) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=False).ids)
@@ -141,19 +164,12 @@ class FileTokenizer:
     def escape(self, text: str) -> str:
         return text if self._escaper is None else self._escaper.sub(lambda m: f"{m[0][:1]} {m[0][1:]}", text)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        if self.chat_template is None:
-            return self.encode(plain_chat(messages))
-        return self.encode(self._render(self.chat_template, messages))
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
+        template = self.chat_template
+        return self.encode(template.render(messages, tools) if template else plain_chat(messages, tools))
 
-    def _render(self, template: str, messages: Sequence[Message]) -> str:
-        try:
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError as error:
-            raise MissingExtraError("a chat template", "tokens") from error
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        rows = [message.model_dump() for message in messages]
-        return environment.from_string(template).render(messages=rows, add_generation_prompt=True)
+    def reply(self, messages: Sequence[Message]) -> str:
+        return self.chat_template.reply(messages) if self.chat_template else plain_reply(messages)
 
 
 @functools.lru_cache(maxsize=16)

@@ -61,7 +61,7 @@ class Trajectory:
             "problem": record.problem.model_dump(),
             "outcome": record.outcome,
             "reward": record.reward,
-            "reward_parts": [asdict(part) for part in record.reward_parts],
+            "reward_parts": [{**asdict(part), "weighted": part.weighted} for part in record.reward_parts],
             "verdict": asdict(record.verdict) if record.verdict else None,
             "turns": record.turns,
             "calls": [asdict(call) for call in record.calls],
@@ -85,7 +85,8 @@ class Trajectory:
             calls=tuple(CallRecord(**{**call, "status": ToolStatus(call["status"])}) for call in row["calls"]),
             verdict=Verdict(**row["verdict"]) if row["verdict"] else None,
             num_action_tokens=row["num_action_tokens"],
-            reward_parts=tuple(RewardPart(**part) for part in row["reward_parts"]),
+            reward_parts=tuple(_reward_part(part) for part in row["reward_parts"]),
+            ticket=row["ticket"],
         )
         transcript = Transcript(
             token_ids=np.array(row["token_ids"], dtype=np.int64),
@@ -95,6 +96,11 @@ class Trajectory:
             spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
         )
         return cls(ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript)
+
+
+def _reward_part(values: dict[str, Any]) -> RewardPart:
+    # "weighted" is the product of the others, written for people; files written before it existed lack it.
+    return RewardPart(**{name: value for name, value in values.items() if name != "weighted"})
 
 
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:

@@ -12,7 +12,7 @@ r"""The tag format of the ReTool paper: one assistant message with programs and 
 
 A turn ends at ``</code>`` or at the end-of-turn token. The program may be fenced or bare. A closing tag without an
 opening one is a malformed call: the model is told, the episode goes on. What is *not* handled: several programs in
-one turn, which cannot occur, because generation stops at the first ``</code>``.
+one turn, which cannot occur, because generation stops at the first ``</code>``; and tools beside the interpreter.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import re
 from collections.abc import Sequence
 
 from retool_env.dialects import Turn
+from retool_env.dialects.prompting import interpreter_only, one_program, with_instructions
 from retool_env.problems import Message, Problem
-from retool_env.tools import ToolCall, ToolResult
+from retool_env.tokenizer import Tokenizer
+from retool_env.tools.base import ToolCall, ToolResult
+from retool_env.tools.spec import ToolSpec
 from retool_env.verifier import extract_answer
 
 __all__ = ["RetoolDialect"]
@@ -45,25 +48,28 @@ When you are done, end with <answer>\\boxed{...}</answer>, with the final answer
 Problem:
 """
 
+WITHOUT_TOOL = """\
+Solve the problem below step by step. When you are done, end with <answer>\\boxed{...}</answer>, with the final answer \
+inside the box.
+
+Problem:
+"""
+
 
 class RetoolDialect:
     """``<code>`` / ``<interpreter>`` / ``<answer>`` tags."""
 
     name = "retool"
     stop = (CLOSE,)
+    chat_tools = False
+    replies = False
 
     def __init__(self, *, instructions: bool = True) -> None:
         self.instructions = instructions
 
-    def build_prompt(self, problem: Problem) -> tuple[Message, ...]:
-        if isinstance(problem.prompt, str):
-            messages: tuple[Message, ...] = (Message(role="user", content=problem.prompt),)
-        else:
-            messages = problem.prompt
-        if not self.instructions:
-            return messages
-        last = messages[-1]
-        return (*messages[:-1], Message(role=last.role, content=INSTRUCTIONS + last.content))
+    def build_prompt(self, problem: Problem, tools: Sequence[ToolSpec]) -> tuple[Message, ...]:
+        text = INSTRUCTIONS if interpreter_only(tools, self.name) else WITHOUT_TOOL
+        return with_instructions(problem, text if self.instructions else "")
 
     def parse(self, text: str) -> Turn:
         end = text.find(CLOSE)
@@ -71,20 +77,24 @@ class RetoolDialect:
             return Turn(calls=(), answer=extract_answer(text).answer, stopped=False)
         return Turn(calls=(_read_call(text[:end]),), answer="", stopped=True)
 
-    def render(self, results: Sequence[ToolResult]) -> str:
+    def write(self, text: str, calls: Sequence[ToolCall]) -> str:
+        return f"{text}{OPEN}\n```python\n{one_program(calls, self.name)}\n```\n{CLOSE}" if calls else text
+
+    def render(self, results: Sequence[ToolResult], *, stopped: bool, tokenizer: Tokenizer) -> str:
         return "".join(f"\n<interpreter>\n{_neutral(result.text)}\n</interpreter>\n" for result in results)
 
 
 def _read_call(before_close: str) -> ToolCall:
-    start = before_close.rfind(OPEN)
+    start, end = before_close.rfind(OPEN), len(before_close) + len(CLOSE)
     if start < 0:
-        return ToolCall(problem=f"Error: {CLOSE} without {OPEN}; nothing was run.")
+        problem = f"Error: {CLOSE} without {OPEN}; nothing was run."
+        return ToolCall(problem=problem, span=(len(before_close), end))
     body = before_close[start + len(OPEN) :]
     fenced = _FENCE.search(body)
     code = (fenced[1] if fenced else body).strip("\n")
     if not code.strip():
-        return ToolCall(problem="Error: the program is empty; nothing was run.")
-    return ToolCall(code=code)
+        return ToolCall(problem="Error: the program is empty; nothing was run.", span=(start, end))
+    return ToolCall(arguments={"code": code}, span=(start, end))
 
 
 def _neutral(text: str) -> str:

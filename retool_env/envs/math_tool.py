@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from retool_env.config import EnvConfig, ProblemsConfig, check_config
 from retool_env.dialects import make_dialect
+from retool_env.envs.render import episode_html
 from retool_env.envs.spaces import TokenSequence
 from retool_env.episode import Episode
 from retool_env.errors import UsageError
@@ -41,10 +42,10 @@ from retool_env.tokenizer import load_tokenizer
 from retool_env.tools import CodeInterpreter, ToolCall, ToolResult
 from retool_env.verifier import Verdict, verify
 
-__all__ = ["MathToolEnv"]
+__all__ = ["MathToolEnv", "Observation"]
 
 Observation = dict[str, NDArray[np.int64]]
-_HEAVY = ("_episode", "_ticket", "_tickets", "_interpreter", "_source")
+_HEAVY = ("_episode", "_ticket", "_tickets", "_interpreter", "_source", "_record")
 
 
 class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
@@ -57,7 +58,8 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     Args:
         problems: name of the problem source, or the fields of a :class:`~retool_env.config.ProblemsConfig`.
         feeder: gives out tickets instead of ``np_random``; ``slot`` of ``num_slots`` says which ones.
-        render_mode: ``"ansi"``: ``render()`` returns the transcript.
+        render_mode: ``render()`` returns the transcript so far, as text (``"ansi"``) or as a fragment of HTML
+            (``"html"``).
 
     All other keywords are the fields of :class:`~retool_env.config.EnvConfig`; one that does not exist is an error.
 
@@ -65,7 +67,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         UsageError: a name, file or limit that cannot work; the message names it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "html"], "render_fps": 1}  # type: ignore[misc]
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._tickets: Iterator[Ticket] | None = None
         self._interpreter: CodeInterpreter | None = None
         self._source: ProblemSource | None = None
+        self._record: EpisodeRecord | None = None
 
     @property
     def episode(self) -> Episode:
@@ -116,6 +119,13 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """The ticket of the running episode."""
         assert self._ticket is not None, "reset() sets it"
         return self._ticket
+
+    @property
+    def record(self) -> EpisodeRecord:
+        """What became of the last episode that ended."""
+        if self._record is None:
+            raise UsageError("no episode has ended yet")
+        return self._record
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -156,7 +166,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return self._observe(scored=reward is not None), reward or 0.0, terminated, not terminated, info
 
     def render(self) -> str | None:
-        """The transcript as text."""
+        """The transcript; see ``render_mode``."""
+        if self.render_mode == "html":
+            return episode_html(self.episode)
         return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
@@ -226,8 +238,10 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 calls=tuple(_call_record(k, result) for k, row in enumerate(self.episode.rounds) for result in row),
                 verdict=verdict,
                 num_action_tokens=sum(self.episode.action_mask),
+                ticket=self.ticket.index,
             )
         )
+        self._record = record
         if self.feeder is not None:
             self.feeder.on_end(self.ticket, self.episode, record)
         return record

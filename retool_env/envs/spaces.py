@@ -1,7 +1,9 @@
-"""Gymnasium spaces for token sequences.
+"""Gymnasium spaces for token sequences and for text.
 
-Gymnasium's own ``Sequence(Discrete(n))`` checks ids one by one in Python and turns into one-hot rows in TorchRL; this
-space is an array check and converts to a ragged int64 spec (registered by ``algos.collector``).
+``gymnasium.spaces.Text`` knows a fixed set of characters, which real questions leave at once; :class:`FreeText` takes
+any text up to a length. Gymnasium's ``Sequence(Discrete(n))`` checks ids one by one in Python and turns into one-hot
+rows in TorchRL; :class:`TokenSequence` is an array check and converts to a ragged int64 spec (registered by
+``algos.specs``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from retool_env.errors import UsageError
 
-__all__ = ["TokenSequence"]
+__all__ = ["FreeText", "TokenSequence"]
 
 SAMPLE_LENGTH = 8
 
@@ -72,3 +74,42 @@ class TokenSequence(Space[NDArray[np.int64]]):
 
     def _key(self) -> tuple[int, int, int | None]:
         return (self.vocab_size, self.max_length, self.end_id)
+
+
+class FreeText(Space[str]):
+    """All strings of at most ``max_length`` characters. Samples are short, printable ASCII and, as actions, wrong."""
+
+    def __init__(self, max_length: int, *, seed: int | None = None) -> None:
+        if max_length < 1:
+            raise UsageError(f"FreeText({max_length}): must be at least 1")
+        self.max_length = max_length
+        super().__init__(shape=None, dtype=str, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """A short random text; masks and probabilities are not supported."""
+        if mask is not None or probability is not None:
+            raise UsageError("FreeText.sample takes no mask and no probability")
+        length = int(self.np_random.integers(1, min(SAMPLE_LENGTH, self.max_length) + 1))
+        return bytes(self.np_random.integers(32, 127, size=length, dtype=np.uint8)).decode("ascii")
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def to_jsonable(self, sample_n: Any) -> list[str]:
+        return list(sample_n)
+
+    def from_jsonable(self, sample_n: list[Any]) -> list[Any]:
+        return list(sample_n)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FreeText) and self.max_length == other.max_length
+
+    def __hash__(self) -> int:
+        return hash((FreeText, self.max_length))
+
+    def __repr__(self) -> str:
+        return f"FreeText({self.max_length})"

@@ -20,7 +20,7 @@ __all__ = ["calculator_annotations", "read_gsm8k"]
 _ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 
 
-def read_gsm8k(path: Path, *, limit: int | None = None) -> tuple[Problem, ...]:
+def read_gsm8k(path: Path) -> tuple[Problem, ...]:
     """All problems of a file, in order.
 
     Raises:
@@ -31,8 +31,6 @@ def read_gsm8k(path: Path, *, limit: int | None = None) -> tuple[Problem, ...]:
     problems: list[Problem] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
-            if limit is not None and len(problems) >= limit:
-                break
             if line.strip():
                 problems.append(_read_row(path, number, line))
     if not problems:

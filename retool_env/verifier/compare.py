@@ -4,7 +4,8 @@ Purpose: walk the structures of answer and gold together, decide each pair of va
 and ask the algebra system for the rest within one time budget.
 Contract: :meth:`Comparison.nodes` returns ``equal`` or the reason why not. A scalar gold is never met by a list; names
 must agree where both sides give one; unordered parts are matched one to one.
-Left out: the algebra itself (:mod:`.symbolic`) and finding the answer (:mod:`.extract`).
+Left out: readings on which the two sides must first agree (:mod:`.readings`), the algebra itself (:mod:`.symbolic`) and
+finding the answer (:mod:`.extract`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from retool_env.verifier.exact import decide, number
+from retool_env.verifier.expressions import expressions, left_to_right
 from retool_env.verifier.guards import refused
-from retool_env.verifier.shape import LEAF, LIST, UNION, Node, parse
+from retool_env.verifier.readings import agree, congruent, is_equation_of_sums, same_name
+from retool_env.verifier.shape import LEAF, LIST, UNION, Node
 from retool_env.verifier.symbolic import Reply
 
-__all__ = ["EQUAL", "Ask", "Comparison"]
+__all__ = ["EQUAL", "FATAL", "Ask", "Comparison"]
 
 EQUAL = "equal"
-_FATAL = ("timeout", "outage", "crash")
+FATAL = ("timeout", "outage", "crash")
 
 
 class Ask(Protocol):
@@ -40,13 +43,12 @@ class Comparison:
 
     def nodes(self, pred: Node, gold: Node) -> str:
         """``equal``, or why these two parts are not."""
-        pred, gold = _agree_on_commas(pred, gold)
+        pred, gold = agree(pred, gold)
         if not _same_kind(pred, gold):
             return self._other_kind(pred, gold)
-        if pred.name and gold.name and pred.name != gold.name:
+        if not same_name(pred.name, gold.name):
             return self._other_name(pred, gold)
-        if gold.sums and not pred.name:
-            # The gold may be an equation such as x+y = 1, which the bare 1 does not say.
+        if is_equation_of_sums(gold.name) and not pred.name:
             return "different"
         if gold.kind == LEAF:
             return self._leaves(pred, gold)
@@ -61,7 +63,7 @@ class Comparison:
         return "list_for_scalar" if gold.kind == LEAF else "different"
 
     def _other_name(self, pred: Node, gold: Node) -> str:
-        numeric = number(pred.text) is not None and number(gold.text) is not None
+        numeric = number(pred.text) is not None and number(gold.text) is not None and not (pred.sums or gold.sums)
         if pred.kind != LEAF or numeric:
             return "different"
         return self._algebra(pred.source, gold.source)
@@ -69,7 +71,9 @@ class Comparison:
     def _leaves(self, pred: Node, gold: Node) -> str:
         if bool(pred.name) != bool(gold.name) and "=" in pred.source and "=" in gold.source:
             return self._algebra(pred.source, gold.source)
-        return decide(pred.text, gold.text) or self._algebra(pred.text, gold.text)
+        if congruent(pred, gold):
+            return EQUAL
+        return decide(pred.text, gold.text) or self._algebra(*expressions(pred.text, gold.text))
 
     def _ordered(self, pred: Node, gold: Node) -> str:
         verdicts = (self.nodes(left, right) for left, right in zip(pred.items, gold.items, strict=True))
@@ -84,7 +88,7 @@ class Comparison:
                 if verdict == EQUAL:
                     left.remove(item)
                     break
-                if verdict in _FATAL:
+                if verdict in FATAL:
                     return verdict
             else:
                 return "different"
@@ -97,18 +101,9 @@ class Comparison:
         if self._seconds <= 0:
             return "timeout"
         self.asked = True
-        reply = self._ask(pred, gold, seconds=self._seconds)
+        reply = self._ask(left_to_right(pred), left_to_right(gold), seconds=self._seconds)
         self._seconds -= reply.seconds
         return reply.verdict
-
-
-def _agree_on_commas(pred: Node, gold: Node) -> tuple[Node, Node]:
-    """Read ``100,200`` as a list where the other side is one."""
-    if pred.kind == LEAF and gold.kind == LIST and "," in pred.text:
-        return parse(pred.text, as_list=True), gold
-    if gold.kind == LEAF and pred.kind == LIST and "," in gold.text:
-        return pred, parse(gold.text, as_list=True)
-    return pred, gold
 
 
 def _same_kind(pred: Node, gold: Node) -> bool:

@@ -5,7 +5,8 @@ Contract: pure; works on cleaned leaves (:mod:`.latex`). :func:`decide` returns 
 ``different``, ``not_a_number``, ``too_big``) or None when only algebra can tell. Numbers are compared exactly, never as
 floats; a rounded decimal stands for a non-terminating fraction from six decimals on. For a number as gold only what
 can be a number is left to algebra: no variables, no prose, no relation, no unevaluated sum, product or limit.
-Left out: lists, tuples, relations (:mod:`.compare`), irrational values (:mod:`.symbolic`).
+Left out: lists, tuples, relations (:mod:`.compare`), irrational values (:mod:`.symbolic`); words and times have modules
+of their own (:mod:`.words`, :mod:`.colons`).
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ from fractions import Fraction
 from functools import lru_cache
 
 from retool_env.verifier.arithmetic import TooBigError, evaluate
+from retool_env.verifier.colons import same_parts
 from retool_env.verifier.latex import unwrap
 from retool_env.verifier.units import Measured, measure, units_conflict
+from retool_env.verifier.words import TEXT, same_words
 
-__all__ = ["decide", "number"]
+__all__ = ["decide", "measured", "number"]
 
 _MIN_DECIMALS = 6
-_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
-_CHOICE = re.compile(r"\(?([A-J])\)?")
-_LABELLED = re.compile(r"\(([A-J])\)")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _DECIMALS = re.compile(r"[+-]?[0-9]*\.([0-9]+)")
 _SPACED_DIGITS = re.compile(r"[0-9] +[0-9]")
 _NUMERIC_COMMANDS = (
     "frac|sqrt|pi|ln|log|exp|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|binom|lfloor|rfloor|lceil|rceil|overline|text"
+    "|circ"
 )
 _NUMERIC = re.compile(
     rf"(?:\\(?:{_NUMERIC_COMMANDS})(?![A-Za-z])|[0-9+\-*/^_(){{}}\[\]|!. ]|(?<![A-Za-z])[ei](?![A-Za-z]))+"
@@ -52,10 +52,11 @@ def decide(pred: str, gold: str) -> str | None:
     if not left.compact or not right.compact or units_conflict(left.measured, right.measured):
         return "different"
     if left.compact == right.compact:
-        return "equal" if left.measured.percent == right.measured.percent else _numbers(left, right)
-    worded = _worded(pred, gold)
-    if worded is not None:
-        return "equal" if worded else "different"
+        factors = [(side.measured.percent, side.measured.scale) for side in (left, right)]
+        return "equal" if factors[0] == factors[1] else _numbers(left, right)
+    for same in (same_words(pred, gold), same_parts(left.compact, right.compact)):
+        if same is not None:
+            return "equal" if same else "different"
     if left.too_big or right.too_big:
         return "too_big"
     if left.value is not None and right.value is not None:
@@ -70,16 +71,22 @@ def number(text: str) -> Fraction | None:
     return _read(text).value
 
 
+def measured(text: str) -> Measured:
+    """A leaf taken apart into value and unit."""
+    return _read(text).measured
+
+
 @lru_cache(maxsize=4096)
 def _read(text: str) -> _Value:
-    measured = measure(text)
-    body = unwrap(_TEXT.sub(r"\1", measured.body).strip())
+    leaf = measure(text)
+    body = unwrap(TEXT.sub(r"\1", leaf.body).strip())
     value, too_big = None, False
     try:
         value = evaluate(body)
+        value = None if value is None else value * leaf.scale
     except TooBigError:
         too_big = True
-    return _Value(measured=measured, compact=_compact(body), value=value, too_big=too_big)
+    return _Value(measured=leaf, compact=_compact(body), value=value, too_big=too_big)
 
 
 def _compact(body: str) -> str:
@@ -111,27 +118,6 @@ def _terminates(value: Fraction) -> bool:
     return bool(10 ** value.denominator.bit_length() % value.denominator == 0)
 
 
-def _worded(pred: str, gold: str) -> bool | None:
-    """Equality of choices and of words; None when the gold is neither."""
-    left, right = (_TEXT.sub(r" \1 ", text).strip() for text in (pred, gold))
-    choice = _CHOICE.fullmatch(right)
-    if choice:
-        chosen = _CHOICE.fullmatch(left)
-        # "(C) 34" repeats the choice with its value, "(A) or (B)" makes none.
-        labels = [chosen[1]] if chosen else _LABELLED.findall(left) if _LABELLED.match(left) else []
-        return labels == [choice[1]]
-    if not _is_words(gold, right):
-        return None
-    return " ".join(left.casefold().split()) == " ".join(right.casefold().split())
-
-
-def _is_words(source: str, plain: str) -> bool:
-    """Words rather than a product of variables: marked as text, capitalised, or long."""
-    if not _WORDS.fullmatch(plain) or len(plain) < 2:
-        return False
-    return "\\text" in source or plain[0].isupper() or max(map(len, plain.split())) > 3
-
-
 def _can_be_number(body: str) -> bool:
-    plausible = _NUMERIC.fullmatch(_TEXT.sub(r"\1", body)) is not None
+    plausible = _NUMERIC.fullmatch(TEXT.sub(r"\1", body)) is not None
     return plausible and body.count("|") % 2 == 0 and not _SPACED_DIGITS.search(body)

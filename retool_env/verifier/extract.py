@@ -10,6 +10,7 @@ bounded stretch. The marker that *ends last* wins, so that listing candidates ga
 * ``unclosed_think``: the reasoning never ended;
 * ``empty_answer``: the marker holds nothing;
 * ``template``: the marker holds the prompt's placeholder;
+* ``retracted``: the same or the next sentence says that this is not the answer;
 * ``no_final_message``: the last message is not a text of the assistant.
 
 Left out: what the answer means (:mod:`.latex`), and guessing an answer from unmarked text.
@@ -17,10 +18,13 @@ Left out: what the answer means (:mod:`.latex`), and guessing an answer from unm
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from retool_env.verifier.backwards import matches_from_end
+from retool_env.verifier.retraction import retracted
 from retool_env.verifier.segment import final_segment
 
 __all__ = ["Extracted", "extract_answer"]
@@ -32,8 +36,10 @@ _MAX_JOIN_CHARS = 60
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[ \t]+([^\s${}\\]{1,40})")
 _JOIN = re.compile(r"(?:\s|[,;$]|\\(?:quad|qquad|[,; ()\[\]])|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b)*")
+_MAX_ANSWER_WORDS = 1000
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE | re.ASCII)
-_ANSWER_WORD = re.compile(r"answer[ \t*_]{0,8}[:\uff1a]", re.IGNORECASE | re.ASCII)
+_SPELLINGS = ("answer", "Answer", "ANSWER")
+_ANSWER_WORD = re.compile(rf"(?:{'|'.join(_SPELLINGS)})[ \t*_]{{0,8}}[:\uff1a]")
 _MARKUP = " \t\r*_$`"
 _LEADS = frozenset({"", "the", "final", "thefinal", "my", "myfinal"})
 _MAX_LEAD_CHARS = 40
@@ -84,6 +90,8 @@ def _from_text(text: str) -> Extracted:
     if not marks:
         return Extracted(reason="no_marker")
     last = max(marks, key=lambda mark: mark.end)
+    if retracted(segment, last.start, last.end):
+        return Extracted(marker=last.marker, reason="retracted")
     content = last.content if last.marker == "boxed" else _inner(last.content or "")
     if content is None:
         return Extracted(marker=last.marker, reason="unclosed_box")
@@ -185,21 +193,21 @@ def _outermost(boxes: Iterator[_Mark]) -> list[_Mark]:
 
 def _last_tag(text: str) -> _Mark | None:
     """The last closed ``<answer>`` element."""
-    opening: re.Match[str] | None = None
-    found: _Mark | None = None
-    for tag in _ANSWER_TAG.finditer(text):
-        if not tag[1]:
-            opening = tag
-        elif opening:
-            content = text[opening.end() : tag.start()]
-            found = _Mark(start=opening.start(), end=tag.end(), content=content, marker="answer_tag")
-            opening = None
-    return found
+    closing: re.Match[str] | None = None
+    for tag in matches_from_end(_ANSWER_TAG, text):
+        if tag[1]:
+            closing = tag
+        elif closing:
+            content = text[tag.end() : closing.start()]
+            return _Mark(start=tag.start(), end=closing.end(), content=content, marker="answer_tag")
+    return None
 
 
 def _last_line(text: str) -> _Mark | None:
     """The last ``Answer:`` and its value, which may stand on the next line."""
-    words = reversed(list(_ANSWER_WORD.finditer(text)))
+    if not any(spelling in text for spelling in _SPELLINGS):
+        return None
+    words = itertools.islice(matches_from_end(_ANSWER_WORD, text), _MAX_ANSWER_WORDS)
     word = next((word for word in words if _announces(text, word)), None)
     if word is None:
         return None

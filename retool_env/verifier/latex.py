@@ -3,7 +3,8 @@ r"""One spelling for each way of writing the same LaTeX.
 Purpose: remove what only concerns looks (spacing, size, fonts, delimiters, Unicode variants) from a short answer.
 Contract: pure and total; the caller bounds the length. Only the notation changes, never the value: units, percent
 signs, names and separators are still there, ``\text{..}`` is the only text command left, ``*`` and ``/`` are the only
-product and division signs, and a multi-digit exponent is in braces (``2^10`` means 1024).
+product and division signs, a multi-digit exponent is in braces (``2^10`` means 1024), and a number in another base is
+``204_{5}``.
 Left out: structure (:mod:`.shape`) and value (:mod:`.exact`).
 """
 
@@ -20,6 +21,7 @@ _SYMBOLS = {
     **dict.fromkeys("−–—‒", "-"),
     **dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u3000", " "),
     **dict.fromkeys("€£¥₹", ""),
+    "¢": r"\text{ cents}", "~": " ",
     **dict.fromkeys("×·⋅", "*"),
     "÷": "/", "⁄": "/", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∈": r"\in ", "∪": r"\cup ",
@@ -34,7 +36,7 @@ _MACROS = {
     **dict.fromkeys(["left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "middle"], ""),
     **dict.fromkeys(["displaystyle", "textstyle", "large", "Large", "normalsize", "limits", "rm", "bf", "it"], " "),
     **dict.fromkeys([",", ";", ":", ">", " ", "\n", "hfill", "enspace", "thinspace"], " "),
-    **dict.fromkeys(["!", "(", ")", "[", "]", "$"], ""),
+    **dict.fromkeys(["!", "(", ")", "[", "]", "$", "#"], ""),
     **dict.fromkeys(["quad", "qquad"], ","),
     **dict.fromkeys(["times", "cdot", "ast"], "*"),
     **dict.fromkeys(["leq", "leqslant"], r"\le "),
@@ -43,6 +45,8 @@ _MACROS = {
     **dict.fromkeys(["dots", "cdots"], r"\ldots "),
     **dict.fromkeys(["textrm", "textnormal", "mathrm", "mbox", "hbox", "operatorname", "textup"], r"\text"),
     "%": "%", "div": "/", "lt": "<", "gt": ">", "neq": r"\ne ", "lbrace": r"\{", "rbrace": r"\}", "degree": r"^{\circ}",
+    **dict.fromkeys(["pounds", "euro", "yen"], ""), "cent": r"\text{ cents}",
+    "lg": r"\log_{10}",
     "langle": "(", "rangle": ")", "varnothing": r"\emptyset ", "simeq": r"\approx ", "imath": "i", "colon": ":",
 }  # fmt: skip
 _STYLES = ("boxed", "fbox", "textbf", "textit", "texttt", "textsf", "mathbf", "mathit", "mathsf", "bm", "boldsymbol",
@@ -52,9 +56,15 @@ _MACRO = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|ln|log|exp|infty)(?![A-Za-z])")
-_GROUPED_COMMA = re.compile(r"\{,\}|,\s*\\!\s*")
+_GROUPED_COMMA = re.compile(r"\{,\}|,\s*\\!\s*|\\text\s*\{,\}")
+_GROUPED_SIGN = re.compile(r"\{([:=.+-])\}")
+_NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
+_BASE = re.compile(r"\(([0-9A-Z]+)\) ?_\{([0-9]+)\}")
 _SCRIPT = re.compile(r"([\^_])\s*([+-]?[0-9]+|[A-Za-z])")
 _CALL = re.compile(r"(\\sqrt|\^)\s*\(")
+_ARGUMENT = r" ?(\{[^{}]*\}|\\(?:pi|theta|alpha|beta|lambda)(?![A-Za-z])|[0-9A-Za-z])"
+_FRACTION = re.compile(rf"\\frac{_ARGUMENT}{_ARGUMENT}")
+_SPACED_COMMAND = re.compile(r"(\\[A-Za-z]+) (?=[^A-Za-z])")
 _OPENING, _CLOSING = "([{", ")]}"
 _MAX_REWRITES = 40
 
@@ -63,12 +73,14 @@ def clean(text: str) -> str:
     """The answer in the one spelling, without outer decoration."""
     text = text.translate(_UNICODE)
     text = _strip(_GROUPED_COMMA.sub(",", text.replace("...", r"\ldots ")))
+    text = _NULL_DELIMITER.sub("", _GROUPED_SIGN.sub(r"\1", text))
     text = _COLOUR.sub("", _MACRO.sub(_macro, text)).replace("$", "")
     text = _unstyled(text)
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = _BARE_NAME.sub(r"\\\1 ", _DEGREES.sub(r"\\circ ", text))
-    text = _SCRIPT.sub(r"\1{\2}", _call_braces(text))
-    return unwrap(_strip(" ".join(text.split())))
+    text = _BASE.sub(r"\1_{\2}", _SCRIPT.sub(r"\1{\2}", _call_braces(text)))
+    text = _SPACED_COMMAND.sub(r"\1", _FRACTION.sub(_fraction, " ".join(text.split())))
+    return unwrap(_strip(text))
 
 
 def closing(text: str, opening: int) -> int:
@@ -89,6 +101,12 @@ def unwrap(text: str) -> str:
     while text.startswith("{") and closing(text, 0) == len(text) - 1:
         text = text[1:-1].strip()
     return text
+
+
+def _fraction(match: re.Match[str]) -> str:
+    r"""``\frac12`` and ``\frac\pi4`` with both braces."""
+    parts = (part if part.startswith("{") else f"{{{part}}}" for part in match.groups())
+    return "\\frac" + "".join(parts)
 
 
 def _macro(match: re.Match[str]) -> str:

@@ -13,33 +13,32 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from retool_env.verifier.exact import number
+from retool_env.verifier.exact import decide, number
+from retool_env.verifier.intervals import RELATION, Region, read_region
 from retool_env.verifier.latex import closing, unwrap
+from retool_env.verifier.names import bare, is_name, is_sum, label, split
 
 __all__ = ["LEAF", "LIST", "Node", "parse"]
 
 LEAF, LIST, UNION, MATRIX = "leaf", "list", "union", "matrix"
 
-_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|ell|Delta|Omega"
-_NAME_ATOM = rf"(?:\\angle ?[A-Z]+|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)'*(?:_\{{\w+\}})?(?:\([^()=]*\))?"
-_NAME = (
-    rf"(?:{_NAME_ATOM}|\|[A-Z]+\||\({_NAME_ATOM}(?:, ?{_NAME_ATOM})*\)|\\frac ?\{{[A-Za-z]+\}}\{{[A-Za-z]+\}}"
-    rf"|{_NAME_ATOM} ?[:/] ?{_NAME_ATOM}|\\text ?\{{[A-Za-z ]+\}})"
-)
-_IS_NAME = re.compile(rf"\s*{_NAME}\s*(?:\\circ\s*)?")
-_IS_SUM = re.compile(rf"\s*{_NAME_ATOM}(?:\s*[+*]\s*{_NAME_ATOM})+\s*")
 _SEPARATOR = re.compile(
     r"\\text ?\{[ ,]*(?:and|or)[ ,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\\\|\\l?or(?![a-z])|[,;]"
 )
 _CONGRUENCE = re.compile(r"(.*?)\\equiv ?(.*?)(?:\\pmod ?\{?(\w+)\}?|\(\\text ?\{mod ?\} ?(\w+)\))")
-_RELATION = re.compile(r"\\(le|ge)(?![A-Za-z])|([<>])")
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
-_MEMBER = re.compile(rf"\s*({_NAME})\s*\\in(?![A-Za-z])\s*")
+_MEMBER = re.compile(r"\\in(?![A-Za-z])\s*")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]+(?:\s*\\in\s*\\mathbb\s*\{[A-Z]\})?\s*[|:](.*)\\\}", re.DOTALL)
 _MATRIX = re.compile(r"\[?\(?\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}\)?\]?", re.DOTALL)
-_REALS = re.compile(r"\\mathbb ?\{?R\}?|\\R|\\Reals")
-_FLIPPED = {"ge": "le", ">": "<"}
-_OPENING, _CLOSING = "([{", ")]}"
+_REALS = re.compile(r"\\mathbb ?\{?R\}?|\\R|\\Reals|(?:\\text ?\{ ?)?all real(?:s| numbers)(?: ?\})?")
+# An interval in the notation that turns the bracket of an open end: "]0,1[".
+_TURNED = re.compile(r"\A([\[\]])([^\[\]]+)([\[\]])\Z")
+_CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
+_EMPTY = re.compile(
+    r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{ ?)?(?:no (?:solutions?|roots?)|(?:the )?empty set)(?: ?\})?", re.IGNORECASE
+)
+_WORD_LIST = re.compile(r"\\text ?\{([A-Za-z ,;'-]+)\}")
+_WORD_SEPARATOR = re.compile(r"\s*[,;]\s*(?:and |or )?|\s+(?:and|or)\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,95 +62,93 @@ class Node:
     @property
     def sums(self) -> bool:
         """The name is a sum such as ``m+n``, which may also be the side of an equation."""
-        return _IS_SUM.fullmatch(self.name) is not None
+        return is_sum(self.name)
 
 
 def parse(text: str, *, as_list: bool = False) -> Node:
     """The structure of a cleaned answer; ``as_list`` reads ``100,200`` as two numbers."""
-    text = unwrap(text.strip())
+    text = _TURNED.sub(_usual_brackets, unwrap(text.strip()))
     if number(text) is not None and not (as_list and "," in text):
         return Node(text=text, source=text)
-    items = [part for part in _split(text, _SEPARATOR) if part]
+    if words := _WORD_LIST.fullmatch(text):
+        text = ",".join(f"\\text{{{word}}}" for word in _WORD_SEPARATOR.split(words[1].strip()))
+    items = [part for part in split(text, _SEPARATOR) if part]
     if len(items) > 1:
         return _joined(LIST, text, [parse(item) for item in items])
     return _single(items[0] if items else text)
+
+
+def _usual_brackets(match: re.Match[str]) -> str:
+    if not any(separator in match[2] for separator in ",;"):
+        return match[0]
+    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
 
 
 def _single(text: str) -> Node:
     builder = _BUILDER.fullmatch(text)
     if builder:
         return replace(parse(builder[1]), name="", source=text)
-    member = _MEMBER.match(text)
-    if member:
-        return replace(parse(text[member.end() :]), name=_bare(member[1]), source=text)
+    member = split(text, _MEMBER)
+    if len(member) == 2 and is_name(member[0]):
+        return replace(parse(member[1]), name=bare(member[0]), source=text)
     if congruence := _CONGRUENCE.fullmatch(text):
-        name = f"{_bare(congruence[1])} mod {congruence[3] or congruence[4]}"
+        name = f"{bare(congruence[1])} mod {congruence[3] or congruence[4]}"
         return replace(parse(congruence[2]), name=name, source=text)
     text = text.split("\\approx")[0].strip() or text
     name, value = _named(text)
     if name:
         return replace(parse(value), name=name, source=text)
-    return _interval(text) or _grouped(value)
+    region = read_region(text)
+    return _region_node(region, text) if region else _grouped(value)
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The name and the value of ``x = 5``, ``m+n = 34``, ``x = y = 2+3 = 5``; no name for any other equation."""
-    sides = [side.strip() for side in _split(text, _EQUALS)]
+    """The name and the value of ``x = 5``, ``5 = x``, ``m+n = 34``, ``x = y = 2+3 = 5``; no name in other cases."""
+    sides = [side.strip() for side in split(text, _EQUALS)]
     value, first = sides[-1], sides[0]
-    if len(sides) < 2 or _RELATION.search(text):
+    if RELATION.search(text):
         return "", text
-    known = [number(side) for side in sides[1:]]
-    if any(middle is not None and middle != known[-1] for middle in known):
+    if len(sides) < 2:
+        return label(text)
+    known = [side for side in sides[1:] if number(side) is not None]
+    if any(decide(side, value) != "equal" for side in known if number(value) is not None):
         return "", text
-    if value != first and (_IS_NAME.fullmatch(first) or _IS_SUM.fullmatch(first)):
-        return _bare(first), value
-    same = number(first) is not None and number(first) == known[-1]
+    if len(sides) == 2 and is_name(value) and number(first) is not None:
+        return bare(value), first
+    # "a+3z = 0" is an equation, and no value of a sum.
+    if value != first and (is_name(first) or (is_sum(first) and number(value) != 0)):
+        return bare(first), value
+    same = number(first) is not None and decide(first, value) == "equal"
     return "", value if same and value != first else text
 
 
-def _bare(name: str) -> str:
-    return "".join(name.split())
-
-
-def _interval(text: str) -> Node | None:
-    """The interval that ``x < 3``, ``3 > x`` or ``1 < x \\le 3`` describes; None for any other relation."""
-    signs = [match[1] or match[2] for match in _RELATION.finditer(text)]
-    sides = [side.strip() for side in _split(text, _RELATION)]
-    if len(sides) not in (2, 3) or len(signs) != len(sides) - 1:
-        return None
-    if signs[0] in _FLIPPED:
-        sides, signs = sides[::-1], [_FLIPPED.get(sign, "") for sign in reversed(signs)]
-    if not all(sides) or any(sign not in ("le", "<") for sign in signs):
-        return None
-    if len(sides) == 2:
-        sides, signs = (
-            ([*sides, "\\infty"], [*signs, "<"]) if _is_name(sides[1]) else (["-\\infty", *sides], ["<", *signs])
-        )
-    low, name, high = sides
-    if not _is_name(name) or _is_name(low) or _is_name(high):
-        return None
-    brackets = ("[" if signs[0] == "le" else "(") + ("]" if signs[1] == "le" else ")")
-    return replace(_joined(brackets, text, [parse(low), parse(high)]), name=_bare(name))
-
-
-def _is_name(text: str) -> bool:
-    return _IS_NAME.fullmatch(text) is not None
+def _region_node(region: Region, text: str) -> Node:
+    parts = [
+        _joined(interval.brackets, text, [parse(interval.low), parse(interval.high)]) for interval in region.intervals
+    ]
+    node = parts[0] if len(parts) == 1 else _joined(UNION, text, parts)
+    return replace(node, name=bare(region.name))
 
 
 def _grouped(text: str) -> Node:
     if _REALS.fullmatch(text):
         return _joined("()", text, [Node(text="-\\infty", source=""), Node(text="\\infty", source="")])
-    if text in ("\\emptyset", "\\{\\}", "\\{ \\}"):
+    if _EMPTY.fullmatch(text):
         return Node(kind=LIST, source=text)
+    if cases := _CASES.fullmatch(text):
+        return parse(cases[1])
     if matrix := _MATRIX.fullmatch(text):
         rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
         return _joined(MATRIX, text, [_joined(MATRIX, "", [parse(cell) for cell in row]) for row in rows])
-    parts = _split(text, re.compile(r"\\cup(?![A-Za-z])"))
+    parts = split(text, re.compile(r"\\cup(?![A-Za-z])"))
     if len(parts) > 1:
         return _joined(UNION, text, [parse(part) for part in parts])
     if text.startswith("\\{") and closing(text, 1) == len(text) - 1:
         inside = parse(text[2:-2], as_list=True)
-        return inside if inside.kind in (LIST, LEAF) else _joined(LIST, text, [inside])
+        if inside.kind == LIST:
+            # In a set, an element said twice is there once.
+            return replace(inside, items=tuple(dict.fromkeys(inside.items)))
+        return inside if inside.kind == LEAF or inside.name else _joined(LIST, text, [inside])
     if text[:1] in ("(", "[") and closing(text, 0) == len(text) - 1:
         return _bracketed(text)
     if text.count("\\pm") == 1:
@@ -171,18 +168,3 @@ def _joined(kind: str, source: str, items: list[Node]) -> Node:
     if kind == LIST:
         items = [inner for item in items for inner in (item.items if item.kind == LIST else (item,))]
     return Node(kind=kind, source=source, items=tuple(items))
-
-
-def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The parts between the separators that stand outside of all brackets and environments."""
-    parts, start, depth, position = [], 0, 0, 0
-    while position < len(text):
-        char = text[position]
-        depth += (char in _OPENING) - (char in _CLOSING) + text.startswith("\\begin{", position)
-        depth -= text.startswith("\\end{", position)
-        match = separator.match(text, position) if depth == 0 else None
-        if match:
-            parts.append(text[start:position].strip())
-            start = match.end()
-        position = match.end() if match else position + 1
-    return [*parts, text[start:].strip()]

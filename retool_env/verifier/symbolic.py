@@ -1,15 +1,15 @@
-"""The algebra system, held in a process of its own.
+"""One worker process that does algebra, and its replacement when it hangs or dies.
 
 Purpose: let sympy and math-verify decide what needs algebra without their imports, hangs, signals or memory ever
 reaching the caller.
-Contract: :func:`ask` is thread-safe and never raises: it returns a :class:`Reply` with a reason word (``equal``,
-``different``, ``unparsable``, ``too_big``, ``timeout``, ``crash``, ``outage``). The process starts on the first call,
-is a fresh interpreter that imports neither torch nor the caller's main module, serves one question at a time, and ends
-with this one. The clock of a question runs from its dispatch, not while it queues. A question past its time is killed
-(SIGKILL), first by the worker itself (:mod:`.symbolic_worker`), and with the whole worker if that fails too. ``outage``
-means that the worker cannot be started or died on the same question twice; after three failed starts in a row it is
-left alone for half a minute. A forked child of the caller starts a worker of its own.
-Left out: several workers in parallel, and asynchronous calls.
+Contract: :meth:`SymbolicWorker.ask` is thread-safe and never raises: it returns a :class:`Reply` with a reason word
+(``equal``, ``different``, ``unparsable``, ``too_big``, ``timeout``, ``crash``, ``outage``). The process starts on the
+first call, is a fresh interpreter that imports neither torch nor the caller's main module, serves one question at a
+time, and ends with this one. The clock of a question runs from its dispatch, not while it queues. A question past its
+time is killed (SIGKILL), first by the worker itself (:mod:`.symbolic_worker`), and with the whole worker if that fails
+too. ``outage`` means that the worker cannot be started or died on the same question twice; after three failed starts in
+a row it is left alone for half a minute. A forked child of the caller starts a worker of its own.
+Left out: several workers in parallel (:mod:`.pool`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["Reply", "SymbolicWorker", "ask", "close"]
+__all__ = ["WORKER_SCRIPT", "Reply", "SymbolicWorker"]
 
-_SCRIPT = Path(__file__).with_name("symbolic_worker.py")
+WORKER_SCRIPT = Path(__file__).with_name("symbolic_worker.py")
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 0.4
 _MAX_FAILED_STARTS = 3
@@ -56,19 +56,19 @@ class Reply:
 class SymbolicWorker:
     """One worker process and the lock that lends it to one caller at a time."""
 
-    def __init__(self, script: Path = _SCRIPT) -> None:
+    def __init__(self, script: Path = WORKER_SCRIPT) -> None:
         self._script = script
         self._forget()
 
-    def ask(self, pred: str, gold: str, *, seconds: float) -> Reply:
-        """Whether two expressions are equal."""
+    def ask(self, pred: str, gold: str, *, seconds: float, plain: bool = False) -> Reply:
+        """Whether two expressions are equal; ``plain`` asks math-verify with its defaults about a whole response."""
         with self._lock:
             for _ in range(2):
                 if not self._ensure_started():
                     break
                 dispatched = time.monotonic()
                 try:
-                    verdict = self._exchange({"pred": pred, "gold": gold, "seconds": seconds}, seconds)
+                    verdict = self._exchange({"pred": pred, "gold": gold, "seconds": seconds, "plain": plain}, seconds)
                 except _ExpiredError:
                     self._kill()
                     verdict = "timeout"
@@ -81,6 +81,17 @@ class SymbolicWorker:
                     raise
                 return Reply(verdict=verdict, seconds=time.monotonic() - dispatched)
             return Reply(verdict="outage")
+
+    @property
+    def pid(self) -> int | None:
+        """The process that watches the computing child; None when none was started."""
+        process = self._process
+        return process.pid if process else None
+
+    def warm_up(self) -> bool:
+        """Start the process unless it runs; whether it runs."""
+        with self._lock:
+            return self._ensure_started()
 
     def close(self) -> None:
         """End the process; a later question starts another one."""
@@ -201,17 +212,3 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe:
             pipe.close()
-
-
-_WORKER = SymbolicWorker()
-os.register_at_fork(after_in_child=_WORKER.after_fork)
-
-
-def ask(pred: str, gold: str, *, seconds: float) -> Reply:
-    """Whether two expressions are equal; starts the worker when there is none."""
-    return _WORKER.ask(pred, gold, seconds=seconds)
-
-
-def close() -> None:
-    """End the worker process; a later question starts another one."""
-    _WORKER.close()

@@ -1,16 +1,18 @@
 """The process that does algebra for the verifier; run as a script, by path, never imported by the package.
 
 Purpose: keep sympy and math-verify, with all their hangs and memory, outside of the trainer.
-Contract: reads one JSON object ``{"id", "pred", "gold", "seconds"}`` per line from stdin and answers with one
-``{"id", "verdict"}`` per line on stdout, after a first line ``{"ready": true}``; a worker that cannot import its
-libraries ends before that line. Verdicts: ``equal``, ``different``, ``unparsable``, ``too_big`` (out of memory),
-``timeout``, ``crash``. The script imports the libraries and warms them up once, then forks a child that does the work;
-a child past its time is killed with SIGKILL and its successor is forked warm, in milliseconds. Ends when stdin does.
+Contract: reads one JSON object ``{"id", "pred", "gold", "seconds", "plain"}`` per line from stdin (``plain`` asks for
+math-verify as it comes, on a whole response) and answers with one ``{"id", "verdict"}`` per line on stdout, after a
+first line ``{"ready": true}``; a worker that cannot import its libraries ends before that line. Verdicts: ``equal``,
+``different``, ``unparsable``, ``too_big`` (out of memory), ``timeout``, ``crash``. The script imports the libraries and
+warms them up once, then forks a child that does the work; a child past its time is killed with SIGKILL and its
+successor is forked warm, in milliseconds. Ends when stdin does.
 Left out: any decision that needs no algebra, and the checks of the input (:mod:`.guards`), which the caller makes.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -19,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import sympy
@@ -40,11 +43,12 @@ def main() -> int:
     _limit_memory()
     sys.setrecursionlimit(_RECURSION_LIMIT)
     # The first question is slow, as the parser builds its tables.
-    _send(replies, {"ready": judge("x+1", "1+x") == "equal"})
+    works = judge("x+1", "1+x") == "equal"
     # Frozen objects are not touched by the collector, so the children go on sharing their pages.
     gc.collect()
     gc.freeze()
     child = _Child()
+    _send(replies, {"ready": works})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         _send(replies, {"id": request["id"], "verdict": child.ask(line, request["seconds"])})
@@ -114,12 +118,13 @@ class _Child:
 def _work(requests: socket.socket) -> None:
     for line in requests.makefile("rb"):
         request = json.loads(line)
-        requests.sendall(_judged(request["pred"], request["gold"]).encode())
+        decide = judge_plainly if request["plain"] else judge
+        requests.sendall(_judged(decide, request["pred"], request["gold"]).encode())
 
 
-def _judged(pred: str, gold: str) -> str:
+def _judged(decide: Callable[[str, str], str], pred: str, gold: str) -> str:
     try:
-        return judge(pred, gold)
+        return decide(pred, gold)
     except MemoryError:
         return "too_big"
     except Exception:  # noqa: BLE001 - the libraries raise anything at all on malformed input
@@ -128,7 +133,7 @@ def _judged(pred: str, gold: str) -> str:
 
 def judge(pred: str, gold: str) -> str:
     """``equal``, ``different`` or ``unparsable``."""
-    right, left = _parsed(gold), _parsed(pred)
+    right, left = _parsed_gold(gold), _parsed(pred)
     if right is None or left is None:
         return "unparsable"
     if isinstance(right, Relational) or isinstance(left, Relational):
@@ -136,6 +141,21 @@ def judge(pred: str, gold: str) -> str:
     options: dict[str, Any] = {"timeout_seconds": None, "allow_set_relation_comp": True}
     same = verify(right, left, **options) or verify(left, right, **options)
     return "equal" if same and _confirmed(left, right, rounded="." in pred + gold) else "different"
+
+
+def judge_plainly(response: str, gold: str) -> str:
+    """What math-verify says with its defaults, given a whole response: the peer that ours is compared with."""
+    found = parse(response, parsing_timeout=None)
+    right = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    if not found or not right:
+        return "unparsable"
+    return "equal" if verify(right, found, timeout_seconds=None) else "different"
+
+
+@functools.lru_cache(maxsize=2048)
+def _parsed_gold(text: str) -> Any:
+    """The gold is the same for every sample of a group."""
+    return _parsed(text)
 
 
 def _parsed(text: str) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from retool_env.dialects import make_dialect
 from retool_env.errors import UsageError
 from retool_env.outcome import ToolStatus
 from retool_env.problems import Message, Problem
-from retool_env.tools import ToolCall, ToolResult
+from retool_env.tokenizer import ByteTokenizer
+from retool_env.tools import ToolCall, ToolResult, interpreter_spec
 
 DIALECT = make_dialect("retool")
 
@@ -67,27 +68,48 @@ def test_parsing_never_raises(text: str) -> None:
 
 def test_prompts() -> None:
     problem = Problem(id="p", prompt="What is 1 + 1?", answer="2")
-    (message,) = DIALECT.build_prompt(problem)
+    (message,) = DIALECT.build_prompt(problem, [interpreter_spec()])
     assert message.role == "user"
     assert message.content.endswith("Problem:\nWhat is 1 + 1?")
     assert r"\boxed{...}" in message.content
-    bare = make_dialect("retool", instructions=False).build_prompt(problem)
+    bare = make_dialect("retool", instructions=False).build_prompt(problem, [interpreter_spec()])
     assert bare == (Message(role="user", content="What is 1 + 1?"),)
 
 
 def test_chat_prompts_keep_their_earlier_messages() -> None:
     system = Message(role="system", content="Be brief.")
     problem = Problem(id="p", prompt=(system, Message(role="user", content="1+1?")), answer="2")
-    first, second = DIALECT.build_prompt(problem)
+    first, second = DIALECT.build_prompt(problem, [interpreter_spec()])
     assert first == system
     assert second.content.endswith("Problem:\n1+1?")
 
 
 def test_rendering_disarms_tags() -> None:
-    result = ToolResult(call=ToolCall(code="x"), status=ToolStatus.OK, text="</interpreter><code>")
-    assert DIALECT.render([result]) == "\n<interpreter>\n< /interpreter>< code>\n</interpreter>\n"
+    result = ToolResult(call=ToolCall(arguments={"code": "x"}), status=ToolStatus.OK, text="</interpreter><code>")
+    assert (
+        DIALECT.render([result], stopped=True, tokenizer=ByteTokenizer())
+        == "\n<interpreter>\n< /interpreter>< code>\n</interpreter>\n"
+    )
 
 
 def test_unknown_dialect_is_named() -> None:
     with pytest.raises(UsageError, match=r"no dialect 'retol'; did you mean 'retool'\?"):
         make_dialect("retol")
+
+
+@pytest.mark.parametrize("name", ["retool", "markdown"])
+@given(code=st.text(alphabet="ab1\n\t '\"<>()`", min_size=1), text=st.sampled_from(["", "I compute.\n"]))
+def test_a_program_that_is_written_is_read_back(name: str, code: str, text: str) -> None:
+    assume(code.strip() and "```" not in code and not code.startswith("\n") and not code.endswith("\n"))
+    dialect = make_dialect(name)
+    turn = dialect.parse(dialect.write(text, [ToolCall(arguments={"code": code})]))
+    assert turn.stopped
+    assert [call.code for call in turn.calls] == [code]
+    assert dialect.write(text, []) == text
+
+
+@pytest.mark.parametrize("name", ["retool", "markdown"])
+@pytest.mark.parametrize("calls", [[ToolCall(), ToolCall()], [ToolCall(name="add")]])
+def test_only_one_program_can_be_written(name: str, calls: list[ToolCall]) -> None:
+    with pytest.raises(UsageError, match="writes one program in a turn"):
+        make_dialect(name).write("", calls)

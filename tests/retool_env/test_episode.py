@@ -184,6 +184,72 @@ def test_malformed_calls_are_answered_and_then_end_the_episode() -> None:
     assert episode.outcome is Outcome.INVALID_CALLS
 
 
+def test_a_void_turn_ends_the_episode_by_default() -> None:
+    episode = make_episode()
+    assert episode.act(ids("hm", end=True)) == ()
+    assert (episode.outcome, episode.num_void_turns, episode.rounds) == (Outcome.NO_ANSWER, 1, [])
+
+
+def test_void_turns_are_told_and_then_end_the_episode() -> None:
+    episode = make_episode(max_void_turns=2)
+    assert episode.act(ids("hm", end=True)) == ()
+    assert (episode.outcome, episode.num_void_turns) == (None, 1)
+    assert TOKENIZER.decode(episode.token_ids).endswith(
+        "hm<eos>\nThere was neither a tool call nor a final answer. Please go on.\n"
+    )
+    assert (episode.spans[-1].role, episode.spans[-1].turn) == ("tool", 0)
+    episode.observe([result(call) for call in episode.act(ids(CALL))])
+    assert [len(results) for results in episode.rounds] == [0, 1]
+    assert episode.act(ids("hm", end=True)) == ()
+    assert (episode.outcome, episode.num_void_turns) == (Outcome.VOID_TURNS, 2)
+    assert episode.outcome is not None and episode.outcome.terminated
+
+
+def test_after_a_void_turn_an_answer_counts() -> None:
+    episode = make_episode(max_void_turns=2)
+    episode.act(ids("hm", end=True))
+    episode.act(ids(ANSWER, end=True))
+    assert episode.outcome is Outcome.ANSWERED
+
+
+def test_a_turn_that_was_cut_is_not_void() -> None:
+    episode = make_episode(max_void_turns=5)
+    episode.act(ids("I think"))
+    assert (episode.outcome, episode.num_void_turns) == (Outcome.TURN_TOO_LONG, 0)
+
+
+def test_a_note_that_does_not_fit_ends_the_episode() -> None:
+    prompt = len(make_episode().token_ids)
+    episode = make_episode(max_void_turns=5, max_context_tokens=prompt + 10)
+    episode.act(ids("hm", end=True))
+    assert episode.outcome is Outcome.CONTEXT_FULL
+    assert len(episode.token_ids) == prompt + 3
+
+
+def hermes(**limits: int) -> Episode:
+    return Episode(PROBLEM, dialect=make_dialect("hermes"), tokenizer=TOKENIZER, limits=EpisodeLimits(**limits))
+
+
+GOOD = '<tool_call>{"name": "code_interpreter", "arguments": {"code": "1"}}</tool_call>'
+BAD = "<tool_call>{oops}</tool_call>"
+
+
+def test_calls_beyond_the_limit_of_a_turn_are_answered_and_not_run() -> None:
+    episode = hermes(max_calls_per_turn=2)
+    calls = episode.act(ids(GOOD * 3, end=True))
+    assert [call.problem for call in calls] == ["", "", "Error: a turn may have 2 calls; this one was not run."]
+
+
+def test_one_good_call_makes_a_turn_valid() -> None:
+    """Mistakes in a row are counted by turn, and a turn in which something was run is none."""
+    episode = hermes(max_invalid_calls=2)
+    for text, outcome in ((BAD, None), (BAD + GOOD, None), (BAD, None), (BAD * 2, Outcome.INVALID_CALLS)):
+        calls = episode.act(ids(text, end=True))
+        results = [result(c, status=c.status if c.problem else ToolStatus.OK) for c in calls]
+        episode.observe(results)
+        assert episode.outcome is outcome
+
+
 def test_mistakes_of_the_caller_are_named() -> None:
     with pytest.raises(UsageError, match=r"problem 'p': its prompt has 15 tokens and max_context_tokens is 15"):
         make_episode(max_context_tokens=15)

@@ -1,37 +1,16 @@
-"""The verifier: extraction, exact and symbolic equality, and the worker's behaviour under hostile input."""
+"""The verifier: extraction, and exact and symbolic equality."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retool_env import verifier
-from retool_env.verifier import Verdict, extract_answer, gradable, symbolic, verify
-
-REPO = Path(__file__).resolve().parents[2]
-CASES = REPO.parent / "shared" / "verifier_cases.jsonl"
-
-# Reached: 100 % of the 836 core cases, no false positive.
-MIN_CORE_ACCURACY = 0.99
-MAX_CORE_FALSE_POSITIVES = 1
-MAX_SECONDS = 2.0
-
-# The guards let it through, and math-verify works on it for much longer than the limit.
-SLOW = (" ".join(rf"\sin {n}x" for n in range(1, 9)), " ".join(rf"\cos {n}x" for n in range(1, 9)))
+from retool_env.verifier import Verdict, extract_answer, gold_problem, gradable, verify, warm_up
 
 EXACT_EQUAL = [
     ("34", "34"), ("034", "34"), ("34.", "34"), ("+34", "34"), ("34.0", "34"), ("−3", "-3"), ("- 3", "-3"),
@@ -50,6 +29,21 @@ EXACT_EQUAL = [
     ("-2<x<7", "(-2,7)"), (r"\{x|-2<x<7\}", "(-2,7)"), (r"x \in [0,1)", "[0,1)"), (r"\pm 3", "-3, 3"),
     (r"x<0 \text{ or } x>1", r"(-\infty,0)\cup(1,\infty)"), (r"\mathbb{R}", r"(-\infty,\infty)"), ("204_{5}", "204_5"),
     (r"\begin{bmatrix}1&2\\3&0.5\end{bmatrix}", r"\begin{pmatrix}1&2\\3&\frac12\\\end{pmatrix}"),
+    ("1000,99", "1000.99"), ("1 000,99", "1000.99"), ("1.000,99", "1000.99"), ("0.111", "0,111"),
+    ("20:34", "20:34:00"), (r"2:30 \text{ PM}", "14:30"), (r"2:30 \text{ p.m.}", "2:30 PM"), ("1:2:3", "2:4:6"),
+    (r"3 \text{ million}", "3000000"), (r"\text{70 cm}", "70"), (r"30 \text{ mph}", r"30 \text{ miles per hour}"),
+    (r"25 \text{ cm}^2", r"25 \text{ square centimeters}"), ("15", "15th Day"), ("34^{th}", "34"), ("75¢", "75"),
+    (r"3\sqrt2 \text{ cm}", r"3\sqrt2"), ("34 = n", "34"), ("34", "m+n = 34"), ("100a+10b+c = 725", "725"),
+    (r"\frac34 = 75\%", r"\frac34"), ("y = 2x + 3", "f(x) = 2x + 3"), ("x=2, y=3", "(2,3)"), ("(2,3)", "y=3, x=2"),
+    ("Minimum: 1, Maximum: 3", "1,3"), (r"\{1,2,2\}", r"\{1,2\}"), (r"\mathbb{R} \setminus \{0\}", r"x \ne 0"),
+    (r"(-\infty,0)\cup(0,\infty)", r"\mathbb{R} \setminus \{0\}"), ("|x| < 1", "(-1,1)"),
+    ("(-7,5)", r"\begin{pmatrix}-7\\5\end{pmatrix}"),
+    (r"\begin{cases}x=1\\y=2\end{cases}", "x=1, y=2"), (r"x \equiv 12 \pmod 7", r"x \equiv 5 \pmod 7"),
+    ("(204)_5", "204_5"),
+    (r"\text{Option C}", "C"), ("C. 34", "C"), ("C", "(C) 34"), (r"\text{no}", "no"), (r"\text{Yes.}", "yes"),
+    (r"\text{line segment and circle}", "circle, line segment"), (r"\text{an ellipse}", "ellipse"),
+    (r"\text{no solution}", r"\emptyset"), (r"\text{all real numbers}", r"\mathbb{R}"),
+    ("DNE", r"\text{does not exist}"),
     ("1", r"\boxed{1}"), ("sqrt(2)", r"\sqrt{2}"), ("2π", r"2\pi"), ("f(x) = 2x", "2x"),
     (r"\frac13 \approx 0.33", r"\frac13"), (r"\sum_{k=1}^n k", r"\sum_{k=1}^{n} k"),
 ]  # fmt: skip
@@ -67,13 +61,26 @@ EXACT_DIFFERENT = [
     (r"\text{(A) or (B)}", "A"), (r"\text{not even}", "even"), ("1,2", "1,2,3"), ("1,1,2", "1,2,2"), ("(2,1)", "(1,2)"),
     ("1,2", "(1,2)"), ("[0,1]", "[0,1)"), ("(1,2)", "1.2"), (r"\{0\}", r"\emptyset"), ("3", r"\pm 3"),
     ("x=1", "y=1"), ("x=1, y=2", "x=2, y=1"), ("x>3", "y>3"), ("x<3", r"x \le 3"), ("204_6", "204_5"),
-    ("34", ""), ("", "34"), ("34", " "), (r"\text{}", r"\text{}"), ("34", r"\boxed{}"),
+    ("1,2", "1.2"), ("(1,2)", "1,2"), ("1000,9", "1000.99"), ("1,024", "1.024"), ("20:34:01", "20:34"),
+    ("2:30 AM", "2:30 PM"),
+    ("1:2:3", "1:2:4"), (r"5 \text{ million}", "5"), (r"15 \text{ cm}", r"15 \text{ cm}^2"),
+    (r"30 \text{ km/h}", r"30 \text{ mph}"),
+    ("1", "x+y = 1"), (r"\frac34 = 0.8", r"\frac34"), ("x=3, y=2", "(2,3)"),
+    ("Wrong: 34", "34"), ("not: 34", "34"), ("(1,2)", r"\begin{pmatrix}2\\1\end{pmatrix}"),
+    (r"x \equiv 12 \pmod 7", r"x \equiv 5 \pmod 8"), (r"-\text{Evelyn}", r"\text{Evelyn}"), ("-CD", "CD"),
+    (r"\text{(E)}+1", "E"),
+    (r"\text{yes and no}", "yes"), ("30", r"30 \text{ or } 31"), ("34", ""), ("", "34"), ("34", " "),
+    (r"\text{}", r"\text{}"), ("34", r"\boxed{}"),
     (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"), ("2003^{2002^{2001}}", "9"),
 ]  # fmt: skip
 
 SYMBOLIC_EQUAL = [
     (r"\frac{1}{1+\sqrt2}", r"\sqrt{2}-1"), (r"\log_2 8", "3"), (r"e^{\ln 5}", "5"), ("34 + 0i", "34"),
     (r"e^{i\pi}", "-1"), ("(1+i)^2", "2i"), ("1.41421356", r"\sqrt2"), (r"\sqrt{17}", "4.123105625617661"),
+    (r"\frac{\pi}{2}", r"90^\circ"), (r"45^\circ", r"\frac{\pi}{4}"), (r"\sin 30^\circ", r"\frac12"),
+    (r"\cos(x)", r"\sin(90^{\circ}-x)"), (r"\tan 45^{\circ}", "1"), ("1/2 x", r"\frac{x}{2}"),
+    (r"4/3\pi", r"\frac{4\pi}{3}"),
+    (r"\sqrt{18} \text{ cm}", r"3\sqrt{2}"), ("2x - y = -1", "y = 2x+1"), ("2x+2y=4", "x+y=2"),
     ("n(n+1)/2", r"\frac{n^2+n}{2}"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"),
     ("2x - y + 1 = 0", "y=2x+1"), ("x^2/16 + y^2/12 = 1/4", "x^2/4 + y^2/3 = 1"),
     ("2x > 6", "x > 3"), ("-x > -1", "x < 1"), (r"1 \pm \sqrt{5}, -2", r"\{-2, 1-\sqrt5, 1+\sqrt5\}"),
@@ -82,6 +89,8 @@ SYMBOLIC_EQUAL = [
 ]  # fmt: skip
 
 SYMBOLIC_DIFFERENT = [
+    ("0", "a+3z = 0"), ("y = 2x", "z = 2x"), (r"x \ne 0", r"x \ne 1"),
+    ("30", r"\frac{\pi}{6}"), (r"90", r"\frac{\pi}{2}"), (r"46^\circ", r"\frac{\pi}{4}"), (r"\sin 30", r"\frac12"),
     ("1.414", r"\sqrt2"), (r"\frac{0}{0}", "0"), ("1/0", "0"), (r"\frac{355}{113}", r"\pi"), ("10^{-7}x", "0x"),
     (r"34\pi", "34"), ("-i", "i"), ("(x+1)^2", "x^2+1"), ("0", "a+3z=0"), ("11a+c", "7 = 11a+c"), ("x = x", "x = 5"),
     ("x=2", "x^2=4"), ("2x < 6", "x > 3"), ("x+y=2", "x+y=1"), (r"x \ne 1", r"x \ne 2"), ("x_1", "x_2"), ("A", "A^T"),
@@ -100,6 +109,9 @@ EXTRACTED = [
     (r"\boxed{34} or \boxed{34}", "34", "boxed"),
     (r"\boxed{(2, 2)} \quad \text{and} \quad \boxed{(6, 2)}", "(2, 2), (6, 2)", "boxed"),
     (r"\boxed{1} and not, as before, \boxed{2}", "2", "boxed"),
+    (r"It is not hard to get \boxed{34}", "34", "boxed"),
+    (r"\boxed{34}. This is correct, and 33 is wrong.", "34", "boxed"),
+    (r"\boxed{33} is wrong; \boxed{34}", "34", "boxed"),
     ("<answer>34</answer>", "34", "answer_tag"),
     ("<answer>\nThe sum is \\boxed{'34'} cm\n</answer><|im_end|>", "34", "answer_tag"),
     ("<answer>34</answer>\n\\boxed{35}", "35", "boxed"),
@@ -134,6 +146,12 @@ NOT_EXTRACTED = [
     ("<answer></answer>", "empty_answer"),
     ("Answer: $Answer (without quotes)", "template"),
     (r"<answer>\boxed{'The final answer goes here.'}</answer>", "template"),
+    (r"\boxed{34} is wrong", "retracted"),
+    (r"$\boxed{34}$. But that is not correct.", "retracted"),
+    (r"It is not $\boxed{34}$", "retracted"),
+    (r"\boxed{34}, not \boxed{33}", "retracted"),
+    ("<answer>34</answer> is incorrect", "retracted"),
+    ("Answer: 34\nNo, that is wrong.", "retracted"),
 ]
 
 REASONS = [
@@ -145,6 +163,7 @@ REASONS = [
     (r"\boxed{x^{10^{10}}}", "x", "exact", "too_big"),
     (r"\boxed{" + "1" * 2000 + "}", "34", "none", "too_long"),
     (r"\boxed{" + "(" * 200 + "}", "34", "none", "too_deep"),
+    (r"\boxed{34} is wrong", "34", "none", "retracted"),
     (r"\boxed{\vec{x}}", "x", "exact", "unparsable"),
     (r"\boxed{34}", "  ", "none", "empty_gold"),
     ("34", "34", "none", "no_marker"),
@@ -157,8 +176,8 @@ def boxed(answer: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _worker() -> Iterator[None]:
-    """Start the worker before anything is timed, and end it with the module."""
-    symbolic.ask("x+1", "1+x", seconds=30.0)
+    """Start a worker before anything is timed, and end it with the module."""
+    warm_up(2)
     yield
     verifier.close()
 
@@ -218,6 +237,19 @@ def test_reason_and_method(text: str, gold: str, method: str, reason: str) -> No
 def test_gradable() -> None:
     assert all(gradable(gold) for gold in ("34", r"\frac{1}{2}", "C", "x+1", "(1,2)", r"\text{even}", r"\$5"))
     assert not any(gradable(gold) for gold in ("", "  ", r"\text{}", r"\boxed{}", "{", "1" * 2000))
+
+
+def test_gold_problems_are_reasons() -> None:
+    problems = {"": "empty_gold", r"\text{}": "different", "{": "unclosed_box", "1" * 2000: "too_long", "34": ""}
+    assert {gold: gold_problem(gold) for gold in problems} == problems
+
+
+def test_any_of_several_golds_is_right() -> None:
+    golds = [r"\frac12", "50"]
+    assert [verify(boxed(pred), golds).correct for pred in ("0.5", "50", "5")] == [True, True, False]
+    assert verify(boxed("0.5"), ["", "0.5"]).correct
+    assert [verify(boxed("34"), gold).reason for gold in ([], ["", " "])] == ["empty_gold", "empty_gold"]
+    assert [gold_problem(gold) for gold in (golds, ["34", "{"], [])] == ["", "unclosed_box", "empty_gold"]
 
 
 # No deadline: the machines are shared, and the time is bounded by tests of its own.
@@ -290,203 +322,3 @@ def test_code_and_tool_regions_are_ignored(before: str, region: tuple[str, str],
     assert extract_answer(f"{before}{hidden}{after}\n").reason == "no_marker"
     assert extract_answer(f"{before} \\boxed{{34}} {hidden}{after}").answer == "34"
     assert extract_answer(f"{before}{hidden}{after} \\boxed{{34}}").answer == "34"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["{" * 10**6, "\\boxed{" * 150_000, "Answer: " * 125_000, "```" * 330_000, "<answer>" * 125_000, "\\" * 10**6,
-     "</code>" * 140_000, "\\boxed{34}, " * 80_000],
-)  # fmt: skip
-def test_a_megabyte_is_no_problem(text: str) -> None:
-    assert verify(text, "35").elapsed < 0.5
-
-
-@pytest.mark.parametrize(
-    "bomb",
-    ["2003^{2002^{2001}}", "10^{10^{10}}", "1E+1000000000", "(10^9)!", r"\binom{1000000000}{500000000}",
-     "34" + "!" * 50, r"\sum_{k=1}^{1000000000} k^k", r"[2^{1/2^{1000}}, \infty)", "((x+1)^{100}+1)^{100}",
-     r"\sin(10^{10^{10}})", SLOW[0], "(x+" * 29 + "1" + ")" * 29, "__import__('os').system('touch pwned')"],
-)  # fmt: skip
-def test_bombs_are_bounded(bomb: str) -> None:
-    for gold in ("34", SLOW[1], bomb + "+1"):
-        verdict = verify(boxed(bomb), gold)
-        assert not verdict.correct
-        assert verdict.elapsed < MAX_SECONDS, verdict
-
-
-def working_children() -> list[int]:
-    """The processes that compute: the children of the worker."""
-    process = symbolic._WORKER._process
-    assert process
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-def test_a_hanging_question_is_killed_and_the_next_one_works() -> None:
-    before = working_children()
-    started = time.monotonic()
-    assert symbolic.ask(*SLOW, seconds=0.4).verdict == "timeout"
-    assert 0.4 <= time.monotonic() - started < 0.9
-    assert symbolic.ask("x+1", "1+x", seconds=1.0).verdict == "equal"
-    assert time.monotonic() - started < 1.5
-    after = working_children()
-    assert len(before) == len(after) == 1
-    assert before != after
-    assert not Path(f"/proc/{before[0]}").exists()
-
-
-def test_a_timeout_is_its_own_verdict() -> None:
-    verdict = verify(boxed(SLOW[0]), SLOW[1])
-    assert (verdict.correct, verdict.method, verdict.reason) == (False, "none", "timeout")
-
-
-def test_a_worker_that_stops_answering_is_replaced() -> None:
-    worker = symbolic.SymbolicWorker()
-    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
-    assert worker._process
-    os.kill(worker._process.pid, signal.SIGSTOP)
-    assert worker.ask("x+1", "1+x", seconds=0.2).verdict == "timeout"
-    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
-    os.kill(worker._process.pid, signal.SIGKILL)
-    assert worker.ask("x+1", "1+x", seconds=5.0).verdict == "equal"
-    worker.close()
-
-
-def test_a_dead_child_is_a_crash_and_is_replaced() -> None:
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(symbolic.ask, *SLOW, seconds=5.0)
-        time.sleep(0.3)
-        os.kill(working_children()[0], signal.SIGKILL)
-        assert answer.result().verdict == "crash"
-    assert symbolic.ask("x+1", "1+x", seconds=1.0).verdict == "equal"
-
-
-@pytest.mark.parametrize(
-    "script", ["raise SystemExit(1)", "print('hello', flush=True)", "print('{}', flush=True)", "print(3)"]
-)
-def test_a_worker_that_cannot_start_is_an_outage(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "worker.py"
-    path.write_text(script)
-    monkeypatch.setattr(symbolic, "_WORKER", symbolic.SymbolicWorker(path))
-    for _ in range(4):
-        verdict = verify(r"\boxed{x+1}", "1+x")
-        assert (verdict.correct, verdict.method, verdict.reason) == (False, "none", "outage")
-    assert verdict.elapsed < 0.01, "a worker that keeps failing is left alone"
-    assert verify(r"\boxed{34}", "34").correct
-
-
-def test_threads_get_the_verdicts_of_a_serial_run() -> None:
-    jobs = [*EXACT_EQUAL, *EXACT_DIFFERENT, *SYMBOLIC_EQUAL, *SYMBOLIC_DIFFERENT, SLOW]
-
-    def judge(job: tuple[str, str]) -> tuple[bool, str, str]:
-        verdict = verify(boxed(job[0]), job[1])
-        return verdict.correct, verdict.method, verdict.reason
-
-    serial = [judge(job) for job in jobs]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(judge, jobs)) == serial
-
-
-def test_the_callers_alarm_still_fires() -> None:
-    fired: list[int] = []
-    previous = signal.signal(signal.SIGALRM, lambda number, _: fired.append(number))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        assert symbolic.ask(*SLOW, seconds=0.6).verdict == "timeout"
-        assert fired == [signal.SIGALRM]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def run_script(body: str) -> dict[str, Any]:
-    """Run a script in a fresh interpreter; it prints one JSON object."""
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", textwrap.dedent(body)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def test_no_algebra_library_enters_the_callers_process() -> None:
-    result = run_script(
-        r"""
-        import json, sys, time
-        import dataclasses, fractions, functools, re, select, threading, typing  # what any trainer has imported
-        import retool_env
-        started = time.perf_counter()
-        from retool_env import verifier
-        seconds = time.perf_counter() - started
-        correct = verifier.verify(r"\boxed{\log_2 8}", "3").correct
-        heavy = [name for name in ("sympy", "math_verify", "latex2sympy2_extended", "antlr4") if name in sys.modules]
-        print(json.dumps({"seconds": seconds, "correct": correct, "heavy": heavy}))
-        """
-    )
-    assert result["correct"]
-    assert result["heavy"] == []
-    assert result["seconds"] < 0.15  # about 0.02 on a quiet core
-
-
-def test_a_forked_child_has_a_worker_of_its_own() -> None:
-    result = run_script(
-        r"""
-        import json, os
-        from retool_env.verifier import symbolic, verify
-        ours = verify(r"\boxed{\log_2 8}", "3").correct
-        pid = os.fork()
-        if pid == 0:
-            theirs = symbolic._WORKER._process is None and verify(r"\boxed{\log_2 16}", "4").correct
-            os._exit(0 if theirs else 1)
-        theirs = os.waitpid(pid, 0)[1] == 0
-        still = verify(r"\boxed{\log_2 32}", "5").correct
-        print(json.dumps({"ours": ours, "theirs": theirs, "still": still}))
-        """
-    )
-    assert result == {"ours": True, "theirs": True, "still": True}
-
-
-def test_the_worker_dies_with_its_parent() -> None:
-    result = run_script(
-        r"""
-        import json, os
-        from retool_env.verifier import symbolic, verify
-        verify(r"\boxed{\log_2 8}", "3")
-        print(json.dumps({"pid": symbolic._WORKER._process.pid}), flush=True)
-        os._exit(0)
-        """
-    )
-    deadline = time.monotonic() + 10
-    while is_running(result["pid"]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(result["pid"])
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def response_of(case: dict[str, Any]) -> Any:
-    parts = case.get("pred_parts")
-    pred = "".join(text * count for text, count in parts) if parts else case["pred"]
-    return boxed(pred) if case["kind"] == "answer" else pred
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="the shared labelled cases are not on this machine")
-def test_accuracy_on_the_labelled_cases() -> None:
-    right: list[dict[str, Any]] = []
-    wrong: list[dict[str, Any]] = []
-    for line in CASES.read_text().splitlines():
-        case = json.loads(line)
-        verdict = verify(response_of(case), case["gold"])
-        assert verdict.elapsed < MAX_SECONDS, (case["id"], verdict)
-        if "bomb" in case["tags"]:
-            assert case["expected"] or not verdict.correct or "either" in case["tags"], (case["id"], verdict)
-        elif "policy" not in case["tags"]:
-            (right if verdict.correct == case["expected"] else wrong).append(case)
-    false_positives = [case["id"] for case in wrong if not case["expected"]]
-    assert len(right) / (len(right) + len(wrong)) >= MIN_CORE_ACCURACY, [case["id"] for case in wrong]
-    assert len(false_positives) <= MAX_CORE_FALSE_POSITIVES, false_positives
-    assert not [case["id"] for case in wrong if {"aime", "transcript"} & set(case["tags"])]

@@ -1,0 +1,84 @@
+r"""The JSON of a tool call as models really write it.
+
+Two slips are mended, always in this order, because both leave no doubt about what was meant:
+
+1. A backslash that JSON does not know is doubled: ``"\(x"``, ``"\alpha"``. So are ``\b`` and ``\f`` before a letter:
+   JSON reads ``"\frac"`` as a form feed and ``rac``, and nobody writes form feeds. ``\n``, ``\r`` and ``\t`` stay what
+   JSON says, because programs are full of them: ``"\times"`` with one backslash is a tab and ``imes``.
+2. Raw newlines, tabs and other control characters inside of a string are taken as they are.
+
+Two things are read without changing a character: text behind a complete object when the closing tag was forgotten, and
+``arguments`` that are JSON once more inside of a string. Everything else is told to the model. Nothing is ever
+evaluated; half a surrogate pair becomes U+FFFD, because no file and no tokenizer can take it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final, NoReturn, cast
+
+from pydantic import JsonValue
+
+__all__ = ["BadJsonError", "decode_at", "decode_whole", "encode"]
+
+_ESCAPE: Final = re.compile(
+    r"\\(?:"
+    r"(?P<pair>u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    r"|(?P<known>[\"\\/nrt]|[bf](?![A-Za-z])|u[0-9a-fA-F]{4})"
+    r"|)"
+)
+_PAIR: Final = re.compile(r"\\(.)")
+
+
+class BadJsonError(ValueError):
+    """It is no JSON; the message says what is wrong and where, in one line."""
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise BadJsonError(f"{constant} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(strict=False, parse_constant=_refuse)
+
+
+def decode_at(text: str) -> tuple[JsonValue, str]:
+    """The JSON value that ``text`` starts with, and the text behind it.
+
+    Raises:
+        BadJsonError: it starts with none.
+    """
+    mended = _ESCAPE.sub(_mend, text.lstrip())
+    try:
+        value, end = _DECODER.raw_decode(mended)
+    except json.JSONDecodeError as error:
+        near = mended[max(error.pos - 10, 0) : error.pos + 10]
+        raise BadJsonError(f"{error.msg} at line {error.lineno}, column {error.colno}, near {near!r}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise BadJsonError(str(error) if isinstance(error, BadJsonError) else "it is too big or too deep") from error
+    return cast("JsonValue", value), mended[end:]
+
+
+def decode_whole(text: str) -> JsonValue:
+    """The one JSON value in ``text``.
+
+    Raises:
+        BadJsonError: there is none, or something behind it.
+    """
+    value, rest = decode_at(text)
+    if rest.strip():
+        raise BadJsonError(f"something stands behind the object: {rest.strip()[:20]!r}")
+    return value
+
+
+def encode(value: JsonValue) -> str:
+    """JSON as templates write it, and as ``decode_whole`` reads it back: no short form of what would be mended."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _PAIR.sub(lambda match: {"b": r"\u0008", "f": r"\u000c"}.get(match[1], match[0]), text)
+
+
+def _mend(match: re.Match[str]) -> str:
+    if match["half"]:
+        return r"\ufffd"
+    return match[0] if match["pair"] or match["known"] else r"\\"

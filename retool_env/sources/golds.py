@@ -1,0 +1,59 @@
+"""Drop problems that no answer can solve.
+
+Purpose: a gold answer that the verifier cannot match even with itself pays nobody, whatever the policy does; such
+problems would only add noise, and nobody would be told.
+Contract: order is kept; what was dropped is returned with the verifier's reason, and a warning says how many and which.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from retool_env.errors import UsageError
+from retool_env.problems import Problem
+from retool_env.verifier import gold_problem
+
+__all__ = ["Dropped", "keep_gradable"]
+
+_log = logging.getLogger(__name__)
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """A problem that was left out: its id, its gold and the verifier's reason."""
+
+    id: str
+    gold: str
+    reason: str
+
+
+def keep_gradable(
+    problems: Iterable[Problem], *, where: str, limit: int | None = None
+) -> tuple[tuple[Problem, ...], tuple[Dropped, ...]]:
+    """The first ``limit`` problems whose gold can be graded, and those that were dropped on the way.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        UsageError: no problem is left.
+    """
+    kept: list[Problem] = []
+    dropped: list[Dropped] = []
+    for problem in problems:
+        if limit is not None and len(kept) >= limit:
+            break
+        if reason := gold_problem(problem.answer):
+            dropped.append(Dropped(id=problem.id, gold=problem.answer, reason=reason))
+        else:
+            kept.append(problem)
+    if dropped:
+        named = ", ".join(f"{one.id} ({one.gold[:40]!r}: {one.reason})" for one in dropped[:_MAX_NAMED])
+        more = ", ..." if len(dropped) > _MAX_NAMED else ""
+        _log.warning("%s: dropped %d problems whose gold cannot be graded: %s%s", where, len(dropped), named, more)
+    if not kept:
+        raise UsageError(f"{where}: no gold answer can be graded; run `retool data check {where}`")
+    return tuple(kept), tuple(dropped)

@@ -1,0 +1,66 @@
+r"""Names that a value may be given: ``x``, ``f(x)``, ``S_{ABC}``, ``\angle ABC``, ``Minimum``.
+
+Purpose: tell the name in ``x = 5`` or ``3 < \lambda \le 4`` from an expression that is part of the answer.
+Contract: pure, for cleaned texts (:mod:`.latex`). :func:`split` cuts a text outside of all brackets.
+Left out: what is done with a named value (:mod:`.shape`, :mod:`.compare`).
+"""
+
+from __future__ import annotations
+
+import re
+
+from retool_env.verifier.units import HEDGES
+
+__all__ = ["bare", "is_name", "is_sum", "label", "split"]
+
+_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|ell|Delta|Omega"
+_ACCENT = r"\\(?:vec|overrightarrow|hat|bar|overline) ?(?:\{[A-Za-z]+\}|[A-Za-z])"
+_ATOM = rf"(?:\\angle ?[A-Z]+|{_ACCENT}|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)'*(?:_\{{\w+\}})?(?:\([^()=]*\))?"
+_NAME = (
+    rf"(?:{_ATOM}|\|[A-Z]+\||\({_ATOM}(?:, ?{_ATOM})*\)|\\frac ?\{{[A-Za-z]+\}}\{{[A-Za-z]+\}}"
+    rf"|{_ATOM} ?[:/] ?{_ATOM}|\\text ?\{{[A-Za-z ]+\}})"
+)
+_IS_NAME = re.compile(rf"\s*{_NAME}\s*(?:\\circ\s*)?")
+_TERM = rf"[0-9]*\s*{_ATOM}"
+_IS_SUM = re.compile(rf"\s*-?{_TERM}(?:\s*[+*-]\s*{_TERM})+\s*")
+_LABEL = re.compile(r"(?:\\text ?\{ ?)?([A-Za-z]{3,}) ?\}? ?: ?(?:\} ?)?(?=\S)")
+_NEVER_LABELS = HEDGES | {"false", "except", "excluding", "without"}
+_OPENING, _CLOSING = "([{", ")]}"
+
+
+def is_name(text: str) -> bool:
+    """The text is a name and nothing else."""
+    return _IS_NAME.fullmatch(text) is not None
+
+
+def is_sum(text: str) -> bool:
+    """The text is a sum or product of names, such as ``m+n`` or ``100a+10b+c``."""
+    return _IS_SUM.fullmatch(text) is not None
+
+
+def bare(name: str) -> str:
+    """The name without spaces."""
+    return "".join(name.split())
+
+
+def label(text: str) -> tuple[str, str]:
+    """The word and the value of ``Minimum: 1``; no word when the text has no such label."""
+    match = _LABEL.match(text)
+    if match is None or match[1].casefold() in _NEVER_LABELS:
+        return "", text
+    return match[1], text[match.end() :]
+
+
+def split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """The parts between the separators that stand outside of all brackets and environments."""
+    parts, start, depth, position = [], 0, 0, 0
+    while position < len(text):
+        char = text[position]
+        depth += (char in _OPENING) - (char in _CLOSING) + text.startswith("\\begin{", position)
+        depth -= text.startswith("\\end{", position)
+        match = separator.match(text, position) if depth == 0 else None
+        if match:
+            parts.append(text[start:position].strip())
+            start = match.end()
+        position = match.end() if match else position + 1
+    return [*parts, text[start:].strip()]
