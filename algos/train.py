@@ -34,12 +34,12 @@ from algos.metrics import eval_metrics, rollout_metrics
 from algos.scorer import Scorer
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
+from retool_env.envs.toolbox import tool_specs
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import Feeder
 from retool_env.rewards import describe, make_reward
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.tools import interpreter_spec
 from retool_env.trajectory import Trajectory, append_trajectories, read_trajectories
 
 __all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train", "update"]
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> Path:
     rollouts = make_rollouts(config, env, agent, first_step=first_step)
     try:
         with RunLogger(run, total=config.algo.steps, label="train", first=first_step) as logger:
-            for line in describe(make_reward(env.reward, tool_cost=env.tool_cost), [interpreter_spec()]):
+            for line in describe(make_reward(env.reward, tool_cost=env.tool_cost), tool_specs(env)):
                 logger.say(line)
             _loop(config, env, optimizer, agent, rollouts, logger, first_step=first_step)
     finally:

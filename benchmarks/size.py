@@ -36,8 +36,8 @@ def size_of(package: Distribution) -> int:
 
 def packages(python: Path) -> dict[str, int]:
     """Bytes of every installed package."""
-    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    folder = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    folder = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     return {package.name: size_of(package) for package in distributions(path=[folder])}
 
 

@@ -102,12 +102,15 @@ class EnvConfig(Config):
         tokenizer: ``bytes``, or a folder with a ``tokenizer.json``.
         sandbox: who runs the programs: ``fork``, the local one, ``fusion`` (the server that SANDBOX_FUSION_ENDPOINT
             names) or ``fusion:http://host:8080``.
+        tools: what the policy may call: ``code_interpreter``, ``path/to/file.py`` or ``package.module`` with
+            ``TOOL_FUNCTIONS`` in it, ``file.py:name``, or an installed name; none for ``[]``.
+        stateful: one interpreter for all programs of an episode instead of a fresh one for each.
         interpreter_mode: ``notebook`` echoes a last expression, ``script`` shows only what is printed.
         traceback: ``full``, or ``short`` for the line that names the exception.
         reward: part names with weights, or one name; a weight may be a mapping of ``weight`` and the part's options,
             a name the path of a Python file with a ``reward_func`` (see ``docs/rewards.md``).
         tool_cost: price of a call in the ``strategic`` reward.
-        max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other token limits.
+        max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other limits of turns and tokens.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
         wall_seconds: wall-clock backstop of one program.
         memory_mb: memory of one program.
@@ -117,6 +120,8 @@ class EnvConfig(Config):
     instructions: bool = True
     tokenizer: str = "bytes"
     sandbox: str = "fork"
+    tools: tuple[str, ...] = ("code_interpreter",)
+    stateful: bool = False
     interpreter_mode: Mode = "notebook"
     traceback: Traceback = "full"
     reward: RewardWeights = "pm1"
@@ -126,6 +131,8 @@ class EnvConfig(Config):
     max_tool_rounds: int = Field(default=8, ge=0)
     max_tool_tokens: PositiveInt = 2048
     max_invalid_calls: PositiveInt = 3
+    max_calls_per_turn: PositiveInt = 16
+    max_void_turns: PositiveInt = 1
     cpu_seconds: PositiveFloat = 5.0
     wall_seconds: PositiveFloat = 20.0
     memory_mb: PositiveInt = 512
@@ -161,6 +168,8 @@ class EnvConfig(Config):
             max_tool_rounds=self.max_tool_rounds,
             max_tool_tokens=self.max_tool_tokens,
             max_invalid_calls=self.max_invalid_calls,
+            max_calls_per_turn=self.max_calls_per_turn,
+            max_void_turns=self.max_void_turns,
         )
 
     @property

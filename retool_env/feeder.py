@@ -5,26 +5,40 @@ GRPO's unit); problem and seeds are derived from the index alone, so whoever hol
 in this process or another, today or after a resume. Environments are numbered slots: slot ``s`` of ``n`` takes tickets
 ``s, s+n, s+2n, ...``, which makes the assignment independent of who is quick.
 
+So the state of an iteration is a number. :meth:`Feeder.state_dict` gives the first ticket that is not finished, with a
+fingerprint of the source, because going on in a file that has changed would be another run without anybody noticing.
+
 Not handled here: curricula and mixtures (a source may be one), and groups that are given up half-way.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
+
 from retool_env.episode import Episode
+from retool_env.errors import UsageError
 from retool_env.problems import Problem
 from retool_env.record import EpisodeRecord
 from retool_env.seeding import derive
 
-__all__ = ["Feeder", "ProblemSource", "Ticket"]
+__all__ = ["Feeder", "FeederState", "ProblemSource", "Ticket", "fingerprint", "shuffled"]
+
+SAMPLE = 64
 
 
 class ProblemSource(Protocol):
-    """A sequence of problems. ``problem(i)`` is a pure function of ``i``; ``size`` is ``None`` when it never ends."""
+    """A sequence of problems. ``problem(i)`` is a pure function of ``i``; ``size`` is ``None`` when it never ends.
+
+    So a source has no state to save. One whose order means something has an attribute ``ordered`` that is true.
+    """
 
     @property
     def name(self) -> str: ...
@@ -47,6 +61,25 @@ class Ticket:
     sandbox_seed: int
 
 
+class FeederState(BaseModel):
+    """Where an iteration is, and of what.
+
+    Attributes:
+        first: the first ticket that is not finished.
+        finished: tickets behind it that are.
+        source: fingerprint of the problems.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    first: NonNegativeInt
+    finished: tuple[NonNegativeInt, ...] = ()
+    seed: int
+    group_size: int
+    shuffle: bool
+    source: str
+
+
 OnEnd = Callable[[Ticket, Episode, EpisodeRecord], None]
 
 
@@ -64,9 +97,11 @@ class Feeder:
         group_size: samples per problem.
         first: number of the first ticket, when a run goes on.
         num_tickets: stop at this number; ``None`` for an endless feeder.
-        shuffle: see ``source``.
+        shuffle: see ``source``. The order of a curriculum is kept all the same.
         skip: tickets that are done already, when a run goes on.
         on_end: called in the environment's thread with every finished episode.
+
+    An episode that infrastructure ended counts as not finished, so a run that goes on plays it again.
     """
 
     def __init__(
@@ -88,9 +123,55 @@ class Feeder:
         self.num_tickets = num_tickets
         self.shuffle = shuffle
         self.skip = frozenset(skip)
-        self.on_end = on_end
-        self._orders: dict[int, list[int]] = {}
+        self._listener = on_end
+        self._finished = set(self.skip)
+        self._next = first
         self._lock = threading.Lock()
+
+    def on_end(self, ticket: Ticket, episode: Episode, record: EpisodeRecord) -> None:
+        """Take a finished episode back. Thread-safe."""
+        if not record.outcome.failed:
+            with self._lock:
+                self._finished.add(ticket.index)
+        self._listener(ticket, episode, record)
+
+    def state_dict(self) -> dict[str, object]:
+        """What :meth:`load_state_dict` needs to go on with the tickets that are not finished, as plain values."""
+        with self._lock:
+            self._next = next(i for i in itertools.count(self._next) if i not in self._finished)
+            self._finished = {index for index in self._finished if index > self._next}
+            state = self._state(first=self._next, finished=tuple(sorted(self._finished)))
+        return state.model_dump()
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on where another feeder was. Slots that were begun before are not affected.
+
+        Raises:
+            UsageError: not a feeder's state, or one of other problems, another seed, group size or order.
+        """
+        try:
+            loaded = FeederState.model_validate(state)
+        except ValidationError as error:
+            raise UsageError(f"not the state of a feeder ({error.errors()[0]['msg']}): {str(state)[:60]}") from error
+        mine = self._state(first=loaded.first, finished=loaded.finished)
+        changed = [name for name, value in mine if value != getattr(loaded, name)]
+        if changed:
+            raise UsageError(
+                f"the stored state is of another run: {', '.join(changed)} differ; go on with the same problems and seed"
+            )
+        self.first = self._next = loaded.first
+        self.skip = frozenset(loaded.finished)
+        self._finished = set(loaded.finished)
+
+    def _state(self, *, first: int, finished: tuple[int, ...]) -> FeederState:
+        return FeederState(
+            first=first,
+            finished=finished,
+            seed=self.seed,
+            group_size=self.group_size,
+            shuffle=self.shuffle,
+            source=fingerprint(self.source),
+        )
 
     def ticket(self, index: int) -> Ticket:
         """Ticket number ``index``, from 0."""
@@ -125,12 +206,20 @@ class Feeder:
         if size is None:
             return group
         epoch, position = divmod(group, size)
-        if not self.shuffle:
+        if not self.shuffle or getattr(self.source, "ordered", False):
             return position
-        with self._lock:
-            if epoch not in self._orders:
-                self._orders = {epoch: self._permutation(epoch, size), **dict(list(self._orders.items())[:1])}
-            return self._orders[epoch][position]
+        return shuffled(size, self.seed, epoch)[position]
 
-    def _permutation(self, epoch: int, size: int) -> list[int]:
-        return sorted(range(size), key=lambda i: derive(self.seed, "order", epoch, i))
+
+@functools.lru_cache(maxsize=16)
+def shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """``range(size)`` in the order of a pass; every pass and seed has its own."""
+    return tuple(sorted(range(size), key=lambda i: derive(seed, "order", epoch, i)))
+
+
+def fingerprint(source: ProblemSource) -> str:
+    """A digest of what is asked: all problems of a finite source, the first few of an endless one."""
+    digest = hashlib.blake2b(f"{source.name}/{source.size}".encode(), digest_size=16)
+    for index in range(SAMPLE if source.size is None else source.size):
+        digest.update(source.problem(index).model_dump_json().encode())
+    return digest.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 __all__ = ["Message", "Problem"]
 
@@ -29,7 +29,9 @@ class Problem(BaseModel):
         answer: the gold answer; never reaches the prompt or the sandbox.
         source: where it came from (``gsm8k``, ``arithmetic``).
         family: a label that metrics are broken down by; ``""`` for none.
-        metadata: further facts, as strings.
+        metadata: further facts, as strings; never shown to policy or tools.
+        tools_kwargs: settings for its tools, by the name of the tool: what :meth:`retool_env.tools.ToolBox.open` takes.
+            They reach the sandbox, so whoever makes a problem keeps the gold out of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,7 @@ class Problem(BaseModel):
     source: str = ""
     family: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
+    tools_kwargs: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
 
     @property
     def question(self) -> str:

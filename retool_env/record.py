@@ -7,7 +7,10 @@ say what the log-probabilities were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from pydantic import JsonValue
 
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
@@ -18,7 +21,12 @@ __all__ = ["CallRecord", "EpisodeRecord", "RewardPart"]
 
 @dataclass(frozen=True, kw_only=True)
 class CallRecord:
-    """One tool call: what was run, how it ended, what came back. The seconds are time fields."""
+    """One tool call: what was run, how it ended, what came back. The seconds are time fields.
+
+    Attributes:
+        arguments: those beside ``code``, as the policy wrote them.
+        span: where the call stands in its turn's text, in characters.
+    """
 
     turn: int
     name: str
@@ -27,6 +35,8 @@ class CallRecord:
     text: str
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
+    arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    span: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,7 @@ class EpisodeRecord:
         num_action_tokens: tokens the policy sampled.
         reward_parts: filled in by the reward.
         ticket: number of the episode in its run, for rewards that change in the course of it.
+        num_void_turns: turns with neither a call nor an answer.
     """
 
     problem: Problem
@@ -73,6 +84,7 @@ class EpisodeRecord:
     num_action_tokens: int
     reward_parts: tuple[RewardPart, ...] = ()
     ticket: int = field(default=0, compare=False)
+    num_void_turns: int = 0
 
     @property
     def num_tool_calls(self) -> int:

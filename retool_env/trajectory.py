@@ -66,6 +66,7 @@ class Trajectory:
             "turns": record.turns,
             "calls": [asdict(call) for call in record.calls],
             "num_action_tokens": record.num_action_tokens,
+            "num_void_turns": record.num_void_turns,
             "token_ids": transcript.token_ids.tolist(),
             "action_mask": transcript.action_mask.astype(int).tolist(),
             "logprobs": [None if np.isnan(x) else float(str(x)) for x in transcript.logprobs],
@@ -82,9 +83,10 @@ class Trajectory:
             problem=Problem.model_validate(row["problem"]),
             outcome=Outcome(row["outcome"]),
             turns=tuple(row["turns"]),
-            calls=tuple(CallRecord(**{**call, "status": ToolStatus(call["status"])}) for call in row["calls"]),
+            calls=tuple(_call(call) for call in row["calls"]),
             verdict=Verdict(**row["verdict"]) if row["verdict"] else None,
             num_action_tokens=row["num_action_tokens"],
+            num_void_turns=row.get("num_void_turns", 0),
             reward_parts=tuple(_reward_part(part) for part in row["reward_parts"]),
             ticket=row["ticket"],
         )
@@ -96,6 +98,11 @@ class Trajectory:
             spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
         )
         return cls(ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript)
+
+
+def _call(values: dict[str, Any]) -> CallRecord:
+    start, end = values.get("span", (0, 0))
+    return CallRecord(**{**values, "status": ToolStatus(values["status"]), "span": (start, end)})
 
 
 def _reward_part(values: dict[str, Any]) -> RewardPart:

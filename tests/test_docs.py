@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from retool_env.cli import COMMANDS, _load, _overrides
+from retool_env.cli import COMMANDS, GROUPS, _load, _overrides
 from retool_env.compose import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,9 +36,22 @@ def test_example_runs(name: str, text: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def check_group(command: str, arguments: list[str]) -> None:
+    """A command with flags of its own: its help knows every flag of the line."""
+    subcommands = [] if command == "rescore" else arguments[:1]
+    line = [sys.executable, "-m", "retool_env.cli", command, *subcommands, "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--")):
+        assert flag in done.stdout
+
+
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_command_line_is_understood(line: str) -> None:
     _, command, *arguments = shlex.split(line)
+    if command in GROUPS:
+        check_group(command, arguments)
+        return
     overrides = [argument for argument in _overrides(arguments) if argument != "-m"]
     compose(command, _load(COMMANDS[command].config), overrides)
 

@@ -25,4 +25,5 @@ def register_envs() -> None:
         return
     gymnasium.register(id="retool/MathTool-v0", **_TOKENS)
     gymnasium.register(id="retool/MathToolText-v0", **_TEXT)
+    gymnasium.register(id="retool/Math-v0", kwargs={"tools": []}, **_TOKENS)
     gymnasium.register(id="retool/Arithmetic-v0", kwargs={"problems": "arithmetic"}, **_TOKENS)

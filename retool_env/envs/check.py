@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from retool_env.config import EnvConfig
 from retool_env.dialects import make_dialect
+from retool_env.envs.toolbox import tool_specs
 from retool_env.episode import Episode
 from retool_env.feeder import ProblemSource
 from retool_env.tokenizer import load_tokenizer
@@ -21,5 +22,7 @@ def check_prompts(source: ProblemSource, env: EnvConfig) -> None:
     """
     dialect = make_dialect(env.dialect, instructions=env.instructions)
     tokenizer = load_tokenizer(env.tokenizer)
+    tools = tool_specs(env)
     for index in range(SAMPLE if source.size is None else source.size):
-        Episode(source.problem(index), dialect=dialect, tokenizer=tokenizer, limits=env.episode_limits)
+        problem = source.problem(index)
+        Episode(problem, dialect=dialect, tokenizer=tokenizer, limits=env.episode_limits, tools=tools)

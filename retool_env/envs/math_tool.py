@@ -28,6 +28,7 @@ from retool_env.config import EnvConfig, ProblemsConfig, check_config
 from retool_env.dialects import make_dialect
 from retool_env.envs.render import episode_html
 from retool_env.envs.spaces import TokenSequence
+from retool_env.envs.toolbox import SharedTools
 from retool_env.episode import Episode
 from retool_env.errors import UsageError
 from retool_env.feeder import Feeder, ProblemSource, Ticket
@@ -35,17 +36,16 @@ from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
 from retool_env.record import CallRecord, EpisodeRecord
 from retool_env.rewards import make_reward
-from retool_env.sandbox import release, shared_sandbox
 from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.tools import CodeInterpreter, ToolCall, ToolResult
+from retool_env.tools import ToolCall, ToolResult, ToolSession
 from retool_env.verifier import Verdict, verify
 
 __all__ = ["MathToolEnv", "Observation"]
 
 Observation = dict[str, NDArray[np.int64]]
-_HEAVY = ("_episode", "_ticket", "_tickets", "_interpreter", "_source", "_record")
+_HEAVY = ("_episode", "_ticket", "_tickets", "_tools", "_session", "_source", "_record")
 
 
 class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
@@ -103,7 +103,8 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._episode: Episode | None = None
         self._ticket: Ticket | None = None
         self._tickets: Iterator[Ticket] | None = None
-        self._interpreter: CodeInterpreter | None = None
+        self._tools: SharedTools | None = None
+        self._session: ToolSession | None = None
         self._source: ProblemSource | None = None
         self._record: EpisodeRecord | None = None
 
@@ -141,12 +142,18 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """
         super().reset(seed=seed)
         self._ticket = self._next_ticket(options or {})
+        problem = self._ticket.problem
+        if self._tools is None:
+            self._tools = SharedTools(self.config)
         self._episode = Episode(
-            self._ticket.problem,
+            problem,
             dialect=self.dialect,
             tokenizer=load_tokenizer(self.config.tokenizer),
             limits=self.config.episode_limits,
+            tools=self._tools.box.specs,
         )
+        self._end_session()
+        self._session = self._tools.box.open(seed=self._ticket.sandbox_seed, tools_kwargs=problem.tools_kwargs)
         return self._observe(scored=False), {"problem_id": self._ticket.problem.id}
 
     def step(self, action: NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -172,10 +179,16 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
 
     def close(self) -> None:
-        """Give the sandbox back."""
-        if self._interpreter is not None:
-            release(self.config.sandbox)
-            self._interpreter = None
+        """End the episode's tools and give the sandbox back."""
+        self._end_session()
+        if self._tools is not None:
+            self._tools.close()
+            self._tools = None
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: None if name in _HEAVY else value for name, value in self.__dict__.items()}
@@ -211,21 +224,15 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         )
 
     def _run(self, calls: tuple[ToolCall, ...]) -> None:
-        if self._interpreter is None:
-            self._interpreter = CodeInterpreter(
-                sandbox=shared_sandbox(self.config.sandbox),
-                limits=self.config.sandbox_limits,
-                mode=self.config.interpreter_mode,
-                traceback=self.config.traceback,
-            )
-        round_seed = derive(self.ticket.sandbox_seed, "round", len(self.episode.rounds))
-        results = [self._interpreter(call, seed=derive(round_seed, "call", k) % 2**32) for k, call in enumerate(calls)]
+        assert self._session is not None, "reset() opens it"
+        results = self._session.run(calls, seed=derive(self.ticket.sandbox_seed, "round", len(self.episode.rounds)))
         if any(result.status is ToolStatus.OUTAGE for result in results):
             self.episode.fail(Outcome.SANDBOX_OUTAGE, results)
         else:
             self.episode.observe(results)
 
     def _finish(self, outcome: Outcome) -> EpisodeRecord:
+        self._end_session()
         verdict = self._judge(outcome)
         if verdict is not None and verdict.reason == "outage":
             outcome = self.episode.outcome = Outcome.VERIFIER_OUTAGE
@@ -239,6 +246,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 verdict=verdict,
                 num_action_tokens=sum(self.episode.action_mask),
                 ticket=self.ticket.index,
+                num_void_turns=self.episode.num_void_turns,
             )
         )
         self._record = record
@@ -269,6 +277,8 @@ def _call_record(turn: int, result: ToolResult) -> CallRecord:
         turn=turn,
         name=result.call.name,
         code=result.call.code,
+        arguments={name: value for name, value in result.call.arguments.items() if name != "code"},
+        span=result.call.span,
         status=result.status,
         text=result.text,
         cpu_seconds=result.cpu_seconds,

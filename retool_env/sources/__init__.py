@@ -1,8 +1,8 @@
-"""Where problems come from: procedural generators and readers of files.
+"""Where problems come from: procedural generators, files, data sets on the hub, and mixtures of them.
 
-``open_source("arithmetic")`` and ``open_source("gsm8k", path=...)`` are the two of today. A reader checks every row
-when it opens the file, so that a bad row is named before anything runs; a row whose gold answer cannot be graded is
-dropped, listed in the source and counted in a warning.
+:func:`open_source` opens any of them. A reader checks every row when it opens the file, so that a bad row is named
+before anything runs; a row whose gold answer cannot be graded is dropped, listed in the source and counted in a
+warning, and so is a question that came before.
 """
 
 from __future__ import annotations
@@ -10,26 +10,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.feeder import ProblemSource
 from retool_env.problems import Problem
-from retool_env.sources.golds import Dropped, keep_gradable
+from retool_env.sources.golds import Dropped
 
 __all__ = ["Dropped", "ListSource", "Split", "open_source"]
 
 Split = Literal["train", "heldout"]
-NAMES = ("arithmetic", "gsm8k")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListSource:
-    """Problems held in memory, and those of the file that were dropped because nothing could be graded against them."""
+    """Problems held in memory.
+
+    Attributes:
+        dropped: those of the file that were left out because nothing could be graded against them.
+        num_rows: rows of the file that were read for it; 0 when there is no file.
+        num_repeats: rows that were left out because their question came before.
+        ordered: the order means something; a feeder does not shuffle it.
+    """
 
     name: str
     problems: Sequence[Problem] = field(repr=False)
     dropped: Sequence[Dropped] = ()
+    num_rows: int = 0
+    num_repeats: int = 0
+    ordered: bool = False
 
     @property
     def size(self) -> int:
@@ -43,37 +52,97 @@ def open_source(
     name: str = "arithmetic",
     *,
     path: str | Path | None = None,
-    split: Split = "train",
+    layout: str | None = None,
+    split: str = "train",
     seed: int = 0,
     size: int | None = None,
     families: Mapping[str, float] | None = None,
+    unique: bool = True,
+    rates: str | None = None,
+    band: Sequence[float] | None = None,
+    curriculum: bool = False,
+    parts: Sequence[Mapping[str, Any]] = (),
 ) -> ProblemSource:
     """The source called ``name``.
 
     Args:
-        path: the file of a reader.
-        split: of a procedural source.
-        seed: of a procedural source; the held-out set of a size is the same for every seed of a run.
+        name: ``arithmetic``, ``file``, ``mixture``, or a layout (``gsm8k``): a file of that layout.
+        path: a file, or ``hf:owner/name`` for a data set on the hub.
+        layout: of the file; ``None`` to find it out (see :mod:`retool_env.sources.layouts`).
+        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
+        seed: of a procedural source and of a mixture; the held-out set of a size is the same for every seed of a run.
         size: first so many problems (of those with a gold that can be graded); ``None`` for all of a file, or an
-            endless procedural source.
+            endless source.
         families: weights of a procedural source's families; ``None`` for equal ones.
+        unique: leave out the questions of a file that came before.
+        rates: bank of measured pass rates (``retool data rates``).
+        band: only problems with a pass rate between these two.
+        curriculum: easy problems first.
+        parts: of a mixture: the arguments of this function, and ``weight`` (1 when it is not given).
 
     Raises:
         UsageError: an unknown name, or what the reader says.
     """
+    from retool_env.sources.layouts import LAYOUTS
+    from retool_env.sources.rates import difficulty
+
+    chosen = difficulty(rates=rates, band=band, curriculum=curriculum)
+    if name in ("arithmetic", "mixture") and path is not None:
+        raise UsageError(f"problems.path={str(path)!r}: problems={name} reads no file; add problems=file")
     if name == "arithmetic":
-        from retool_env.sources.arithmetic import ArithmeticSource, fixed_set
+        source = _arithmetic(split, seed, size, families)
+    elif name == "mixture":
+        source = _mixture(parts, seed, size)
+    elif name == "file" or name in LAYOUTS:
+        from retool_env.sources.file import read_source
 
-        if size is not None:
-            return fixed_set(size, split=split, seed=seed, families=families)
-        return ArithmeticSource(split=split, seed=seed, families=families)
-    if name == "gsm8k":
-        from retool_env.sources.gsm8k import read_gsm8k
+        return read_source(
+            _given(path, name),
+            name=name,
+            layout=layout or (name if name in LAYOUTS else None),
+            split=split,
+            size=size,
+            unique=unique,
+            difficulty=chosen,
+        )
+    else:
+        names = ("arithmetic", "file", "mixture", *LAYOUTS)
+        raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, names)}")
+    if chosen.bank[0] and not isinstance(source, ListSource):
+        raise UsageError(f"problems={name!r} never ends, and has no pass rates to choose by; set problems.size")
+    return chosen.among(source) if isinstance(source, ListSource) else source
 
-        if path is None:
-            raise UsageError(
-                "problems.path is not set; problems=gsm8k needs the jsonl file, e.g. problems.path=test.jsonl"
-            )
-        kept, dropped = keep_gradable(read_gsm8k(Path(path)), where=str(path), limit=size)
-        return ListSource(name=name, problems=kept, dropped=dropped)
-    raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, NAMES)}")
+
+def _given(path: str | Path | None, name: str) -> str:
+    if path is None:
+        raise UsageError(f"problems.path is not set; problems={name} needs a file, e.g. problems.path=test.jsonl")
+    return str(path)
+
+
+def _arithmetic(
+    split: str, seed: int, size: int | None, families: Mapping[str, float] | None
+) -> ProblemSource:
+    from retool_env.sources.arithmetic import ArithmeticSource, fixed_set
+
+    half: Split = "heldout" if split == "heldout" else "train"
+    if split not in get_args(Split):
+        raise UsageError(f"problems.split={split!r}: problems=arithmetic has {' and '.join(get_args(Split))}")
+    if size is not None:
+        return fixed_set(size, split=half, seed=seed, families=families)
+    return ArithmeticSource(split=half, seed=seed, families=families)
+
+
+def _mixture(parts: Sequence[Mapping[str, Any]], seed: int, size: int | None) -> ProblemSource:
+    from retool_env.sources.mixture import MixtureSource, Part
+
+    opened = [
+        Part(
+            source=open_source(**{key: value for key, value in part.items() if key != "weight"}),
+            weight=float(part.get("weight", 1.0)),
+        )
+        for part in parts
+    ]
+    source = MixtureSource(parts=tuple(opened), seed=seed)
+    if size is None:
+        return source
+    return ListSource(name="mixture", problems=tuple(source.problem(index) for index in range(size)))

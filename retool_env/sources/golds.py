@@ -23,7 +23,7 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A problem that was left out: its id, its gold and the verifier's reason."""
+    """A problem that was left out: its id, its gold and the reason, the verifier's or the reader's."""
 
     id: str
     gold: str
@@ -31,11 +31,12 @@ class Dropped:
 
 
 def keep_gradable(
-    problems: Iterable[Problem], *, where: str, limit: int | None = None
+    problems: Iterable[Problem | Dropped], *, where: str, limit: int | None = None
 ) -> tuple[tuple[Problem, ...], tuple[Dropped, ...]]:
     """The first ``limit`` problems whose gold can be graded, and those that were dropped on the way.
 
     Args:
+        problems: with those among them that were dropped already.
         where: the file, for messages.
 
     Raises:
@@ -44,12 +45,14 @@ def keep_gradable(
     kept: list[Problem] = []
     dropped: list[Dropped] = []
     for problem in problems:
-        if limit is not None and len(kept) >= limit:
-            break
-        if reason := gold_problem(problem.answer):
+        if isinstance(problem, Dropped):
+            dropped.append(problem)
+        elif reason := gold_problem(problem.answer):
             dropped.append(Dropped(id=problem.id, gold=problem.answer, reason=reason))
         else:
             kept.append(problem)
+        if limit is not None and len(kept) >= limit:
+            break
     if dropped:
         named = ", ".join(f"{one.id} ({one.gold[:40]!r}: {one.reason})" for one in dropped[:_MAX_NAMED])
         more = ", ..." if len(dropped) > _MAX_NAMED else ""

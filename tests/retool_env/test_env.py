@@ -93,7 +93,9 @@ def test_a_dead_sandbox_is_an_outcome_not_an_error(env: gymnasium.Env) -> None:
     env.reset(options={"problem": PROBLEM})
     env.step(action("<code>print(1)</code>"))
     with open_sandbox("fork") as own:  # the shared one is everybody's
-        env.unwrapped._interpreter = dataclasses.replace(env.unwrapped._interpreter, sandbox=own)
+        handle = env.unwrapped._session._handles["code_interpreter"]
+        dead = dataclasses.replace(handle.tool, sandbox=own)
+        env.unwrapped._session._handles["code_interpreter"] = dataclasses.replace(handle, tool=dead)
     observation, reward, terminated, truncated, info = env.step(action("<code>print(2)</code>"))
     assert (reward, terminated, truncated, info["outcome"]) == (0.0, False, True, "sandbox_outage")
     assert observation["scored"].tolist() == [0]

@@ -90,7 +90,7 @@ def test_pickles_and_copies_play_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", IDS)
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_many_at_once_in_every_mode(name: str, mode: AutoresetMode) -> None:
-    many = gymnasium.make_vec(name, num_envs=3, autoreset_mode=mode, max_turn_tokens=200)
+    many = gymnasium.make_vec(name, num_envs=3, autoreset_mode=mode, max_turn_tokens=200, max_invalid_calls=10)
     assert many.metadata["autoreset_mode"] is mode
     observations, _ = many.reset(seed=1)
     assert many.single_observation_space.contains(one(observations, 1))
@@ -311,4 +311,50 @@ def test_unpickled_environment_has_no_sandbox_of_its_own_yet() -> None:
     clone = pickle.loads(pickle.dumps(made))
     with pytest.raises(UsageError, match="call reset"):
         clone.step(action(CALL))
+    made.close()
+
+
+def test_no_tool_baseline_promises_none_and_runs_none() -> None:
+    made = gymnasium.make("retool/Math-v0", render_mode="ansi")
+    made.reset(options={"problem": PROBLEM})
+    assert "<code>" not in made.render()
+    made.step(action(CALL))
+    assert "there is no tool 'code_interpreter'; there are no tools" in made.render()
+    *_, info = made.step(action(ANSWER, end=True))
+    assert info["outcome"] == "answered"
+    made.close()
+
+
+def test_variables_are_kept_when_asked_for() -> None:
+    for stateful, seen in ((True, "41"), (False, "NameError")):
+        made = gymnasium.make("retool/MathTool-v0", stateful=stateful, render_mode="ansi")
+        made.reset(options={"problem": PROBLEM})
+        made.step(action("<code>kept = 41</code>"))
+        made.step(action("<code>kept</code>"))
+        assert seen in made.render().rsplit("<interpreter>", 1)[1]
+        made.reset(options={"problem": PROBLEM})
+        made.step(action("<code>kept</code>"))
+        assert "NameError" in made.render().rsplit("<interpreter>", 1)[1]
+        made.close()
+
+
+def test_functions_of_a_file_are_tools(tmp_path) -> None:
+    file = tmp_path / "tools.py"
+    file.write_text(
+        'def double(number: int) -> int:\n    """Twice a number.\n\n    Args:\n        number: Any integer.\n    """\n'
+        "    return 2 * number\n\n\nTOOL_FUNCTIONS = [double]\n"
+    )
+    made = gymnasium.make("retool/MathTool-v0", tools=[str(file)], dialect="hermes", render_mode="ansi")
+    made.reset(options={"problem": PROBLEM})
+    assert "Any integer." in made.render()
+    call = '<tool_call>\n{"name": "double", "arguments": {"number": 21}}\n</tool_call>'
+    made.step(action(call, end=True))
+    assert "42" in made.render().split(call)[1]
+    made.step(action(call.replace("21", '"many"'), end=True))
+    assert "number" in made.render().rsplit("</tool_call>", 1)[1]
+    *_, info = made.step(action(r"\boxed{42}", end=True))
+    assert info["outcome"] == "answered"
+    clone = pickle.loads(pickle.dumps(made.unwrapped))
+    clone.reset(options={"problem": PROBLEM})
+    clone.close()
     made.close()

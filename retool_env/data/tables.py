@@ -1,0 +1,219 @@
+"""Rows of a file: JSONL, a JSON array, CSV or Parquet, in and out.
+
+Contract: reading yields rows one by one with their number from 1 (the line of a text file). Parquet is read in batches
+and JSONL by lines; a JSON array is read as a whole. Writing is atomic: the file is there complete, or not at all.
+In Parquet, whose columns have one type, nested values of rows that come from elsewhere are written as JSON text;
+:func:`nested` reads both.
+Left out: what the columns mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from retool_env.errors import MissingExtraError, UsageError
+
+__all__ = ["Numbered", "RawRow", "atomic", "count_rows", "nested", "read_table", "write_table"]
+
+RawRow = Mapping[str, Any]
+"""A row as it was found, before anything is known about its columns."""
+
+Numbered = tuple[int, RawRow]
+BATCH: Final = 4096
+
+
+def read_table(path: Path) -> Iterator[Numbered]:
+    """The rows of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+
+    Raises:
+        UsageError: no such file, an unknown suffix, or content that is not what the suffix says.
+        MissingExtraError: Parquet without the ``[data]`` extra.
+    """
+    if not path.is_file():
+        raise UsageError(f"{str(path)!r}: no such file")
+    return _reader(path)(path)
+
+
+def count_rows(path: Path) -> int | None:
+    """How many rows a Parquet file has; ``None`` for others, which would have to be read for it."""
+    return int(_parquet_file(path).metadata.num_rows) if path.suffix == ".parquet" else None
+
+
+def nested(value: Any, where: str) -> Any:
+    """A nested value that may be JSON text.
+
+    Raises:
+        UsageError: text that is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise UsageError(f"{where}: {value[:40]!r} is not JSON ({error})") from error
+
+
+def write_table(path: Path, rows: Iterable[RawRow], *, like: Path | None = None) -> int:
+    """Write rows to a ``.jsonl`` or ``.parquet`` file; returns how many.
+
+    Args:
+        like: a Parquet file that the rows come from, whose column types are kept; they are then written in batches.
+            Without it all rows of a Parquet file are held in memory, because its types depend on all of them.
+
+    Raises:
+        UsageError: another suffix, or a folder that cannot be written to.
+    """
+    check_out(path)
+    write = _write_parquet if path.suffix == ".parquet" else _write_jsonl
+    with atomic(path) as temporary:
+        return write(temporary, rows, like if like and like.suffix == ".parquet" else None)
+
+
+def check_out(path: Path) -> None:
+    """Refuse a name that :func:`write_table` cannot write."""
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise UsageError(f"--out {str(path)!r}: give a name that ends in .jsonl or .parquet")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be written ({error.strerror})") from error
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Numbered]]:
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise UsageError(f"{str(path)!r}: expected a .jsonl, .json, .csv or .parquet file")
+    return readers[path.suffix]
+
+
+def _jsonl(path: Path) -> Iterator[Numbered]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UsageError(f"{path}:{number}: not JSON ({error}); expected one JSON object per line") from error
+            yield number, _object(row, f"{path}:{number}")
+
+
+def _json(path: Path) -> Iterator[Numbered]:
+    """A list of objects; what is written line by line in a file of this name is read too."""
+    with path.open(encoding="utf-8") as file:
+        if file.read(1024).lstrip()[:1] == "{":
+            yield from _jsonl(path)
+            return
+        file.seek(0)
+        try:
+            rows = json.load(file)
+        except ValueError as error:
+            raise UsageError(f"{path}: not JSON ({error}); expected a list of objects") from error
+    if not isinstance(rows, list):
+        raise UsageError(f"{path}: a {type(rows).__name__}; expected a list of objects")
+    for number, row in enumerate(rows, start=1):
+        yield number, _object(row, f"{path}:{number}")
+
+
+def _csv(path: Path) -> Iterator[Numbered]:
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=1):
+            if None in row or None in row.values():
+                raise UsageError(f"{path}: row {number} has not as many fields as the header")
+            yield number, row
+
+
+def _parquet(path: Path) -> Iterator[Numbered]:
+    number = 0
+    for batch in _parquet_file(path).iter_batches(batch_size=BATCH):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _parquet_file(path: Path) -> Any:
+    pa, pq = _arrow(path)
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{str(path)!r}: not a parquet file ({error})") from error
+
+
+def _arrow(path: Path) -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError(f"{str(path)!r}: a parquet file", "data") from error
+    return pa, pq
+
+
+def _object(row: Any, where: str) -> RawRow:
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: a {type(row).__name__}; expected an object")
+    return row
+
+
+def _write_jsonl(path: Path, rows: Iterable[RawRow], like: Path | None) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(_text(row) + "\n")
+            count += 1
+    return count
+
+
+def _write_parquet(path: Path, rows: Iterable[RawRow], like: Path | None) -> int:
+    pa, pq = _arrow(path)
+    if like is None:
+        table = pa.Table.from_pylist([_flat(row) for row in rows])
+        pq.write_table(table, path)
+        return int(table.num_rows)
+    schema = _parquet_file(like).schema_arrow
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for batch in _batches(rows):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _batches(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    batch: list[RawRow] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _flat(row: RawRow) -> RawRow:
+    return {name: _text(value) if isinstance(value, dict | list | tuple) else value for name, value in row.items()}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

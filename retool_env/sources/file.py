@@ -1,0 +1,189 @@
+"""Problems of a file or of a data set on the Hugging Face hub, whatever its layout.
+
+Contract: rows are streamed and checked as they are read, so a bad row is named before anything runs. Repeated questions
+are left out and counted, problems whose gold cannot be graded are left out and listed; one warning says both. Of
+questions with two different golds the first is kept and the other one listed. Problem ``i`` is the same in every
+process and with every ``size``. Unique problems are held in memory, and a file is read once in a process as long as
+it does not change.
+Left out: which layout a row has (:mod:`.layouts`), and what the bytes mean (:mod:`retool_env.data.tables`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from retool_env.data.tables import Numbered, read_table
+from retool_env.errors import UsageError
+from retool_env.problems import Problem
+from retool_env.sources import ListSource
+from retool_env.sources.golds import Dropped, keep_gradable
+from retool_env.sources.layouts import Layout, detect_layout, named_layout, read_row, same_row
+from retool_env.sources.rates import Difficulty
+from retool_env.sources.wording import question_key
+from retool_env.verifier import verify
+
+__all__ = ["FileReader", "read_source"]
+
+HUB = "hf:"
+OTHER_GOLD = "other_gold"
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+
+@dataclass(kw_only=True)
+class FileReader:
+    """Reads the problems of one file, once.
+
+    Args:
+        path: of a file, or ``hf:owner/name``.
+        layout: name of a layout; ``None`` to find it out from the first row.
+        split: of a data set on the hub.
+        unique: leave out questions that came before.
+
+    Attributes:
+        num_rows: rows read so far.
+        num_repeats: those that were left out as copies.
+        removed: names of the keys that were taken out of ``tools_kwargs``.
+    """
+
+    path: str
+    layout: str | None = None
+    split: str = "train"
+    unique: bool = True
+    num_rows: int = 0
+    num_repeats: int = 0
+    removed: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._layout = named_layout(self.layout) if self.layout else None
+        self._copies: set[bytes] = set()
+        self._first: dict[str, Problem] = {}
+        self._ids: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Problem | Dropped]:
+        """The problems in file order.
+
+        Raises:
+            UsageError: the file or a row of it cannot be read.
+        """
+        for number, row in self._rows():
+            where = f"{self.path}:{number}"
+            self._layout = self._layout or detect_layout(row, where)
+            self.num_rows += 1
+            if self.unique and self._is_copy(same_row(self._layout, row)):
+                continue
+            found = read_row(self._layout, row, number=number, where=where, stem=self._stem, removed=self.removed)
+            if isinstance(found, Problem) and self.unique:
+                found = self._unless_known(found)
+            if found is not None:
+                yield self._with_own_id(found) if isinstance(found, Problem) else found
+        if not self.num_rows:
+            raise UsageError(f"{self.path}: holds no problem; expected one object per row")
+
+    @property
+    def _stem(self) -> str:
+        return self.path.rpartition("/")[2] if self.path.startswith(HUB) else Path(self.path).stem
+
+    def _rows(self) -> Iterator[Numbered]:
+        if self.path.startswith(HUB):
+            from retool_env.sources.hub import read_hub
+
+            return read_hub(self.path.removeprefix(HUB), self.split)
+        if not Path(self.path).is_file():
+            raise UsageError(f"problems.path={self.path!r}: no such file")
+        return read_table(Path(self.path))
+
+    def _is_copy(self, text: str) -> bool:
+        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+        if digest in self._copies:
+            self.num_repeats += 1
+            return True
+        self._copies.add(digest)
+        return False
+
+    def _unless_known(self, problem: Problem) -> Problem | Dropped | None:
+        """The problem if its question is new, nothing for a repeat, and what contradicts an earlier row as dropped."""
+        key = question_key(_asked(problem))
+        first = self._first.setdefault(key, problem) if key else problem
+        if first is problem:
+            return problem
+        if first.answer != problem.answer and not verify(f"\\boxed{{{problem.answer}}}", first.answer).correct:
+            return Dropped(id=problem.id, gold=problem.answer, reason=f"{OTHER_GOLD} than {first.id}")
+        self.num_repeats += 1
+        return None
+
+    def _with_own_id(self, problem: Problem) -> Problem:
+        """The problem with an id that no earlier one has: its second bearer is called ``id~2``."""
+        count = self._ids[problem.id] = self._ids.get(problem.id, 0) + 1
+        return problem if count == 1 else problem.model_copy(update={"id": f"{problem.id}~{count}"})
+
+
+def read_source(
+    path: str,
+    *,
+    name: str,
+    layout: str | None,
+    split: str,
+    size: int | None,
+    unique: bool,
+    difficulty: Difficulty,
+) -> ListSource:
+    """The problems of a file as a source; see :func:`retool_env.sources.open_source`.
+
+    Raises:
+        UsageError: the file cannot be read, or no problem is left.
+    """
+    with _lock:  # environments of several threads open the same file at once; one of them reads it
+        return _read(path, _stamp(path), name, layout, split, size, unique, difficulty)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(
+    path: str,
+    stamp: tuple[int, int],
+    name: str,
+    layout: str | None,
+    split: str,
+    size: int | None,
+    unique: bool,
+    difficulty: Difficulty,
+) -> ListSource:
+    """``stamp`` is only there to be different when the file has changed."""
+    reader = FileReader(path=path, layout=layout, split=split, unique=unique)
+    problems, dropped = keep_gradable(difficulty.within(reader, where=path), where=path, limit=size)
+    if reader.num_repeats:
+        _log.warning(
+            "%s: %d rows, %d unique problems; %d repeats left out (problems.unique=false keeps them)",
+            path,
+            reader.num_rows,
+            len(problems),
+            reader.num_repeats,
+        )
+    if reader.removed:
+        _log.warning("%s: tools are not told %s", path, ", ".join(sorted(reader.removed)))
+    return difficulty.ordered(
+        ListSource(
+            name=name, problems=problems, dropped=dropped, num_rows=reader.num_rows, num_repeats=reader.num_repeats
+        )
+    )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """What changes when the file does."""
+    if path.startswith(HUB) or not Path(path).is_file():
+        return (0, 0)
+    stat = Path(path).stat()
+    return (stat.st_mtime_ns, stat.st_size)
+
+
+def _asked(problem: Problem) -> str:
+    """Everything that is asked, without the system's words."""
+    if isinstance(problem.prompt, str):
+        return problem.prompt
+    return "\n".join(message.content for message in problem.prompt if message.role != "system")
