@@ -96,8 +96,9 @@ class PeriodicEvalConfig(Config):
 
     @model_validator(mode="after")
     def _it_ends(self) -> PeriodicEvalConfig:
-        if self.problems.name == "arithmetic" and self.problems.size is None:
-            raise ValueError("problems.size must be set: a procedural source never ends")
+        if self.problems.name in ("arithmetic", "mixture") and self.problems.size is None:
+            kind = "procedural source" if self.problems.name == "arithmetic" else "mixture"
+            raise ValueError(f"problems.size must be set: a {kind} never ends")
         return self
 
 

@@ -77,6 +77,7 @@ COMMANDS = {
 GROUPS = {
     "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
     "data": ("check a data file: ungradable golds, duplicates, overlap", "retool_env.data.cli:main"),
+    "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
     "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
 }
 

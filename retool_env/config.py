@@ -25,12 +25,11 @@ from retool_env.errors import UsageError, did_you_mean
 from retool_env.rewards import make_reward
 from retool_env.sandbox.base import Limits, Mode
 from retool_env.sandbox.registry import check_name
-from retool_env.sources import Split
 from retool_env.tools import Traceback
 
 RewardWeights = dict[str, float | dict[str, float]] | str
 
-__all__ = ["Config", "EnvConfig", "ProblemsConfig", "check_config"]
+__all__ = ["Config", "EnvConfig", "PartConfig", "ProblemsConfig", "SourceConfig", "check_config"]
 
 
 class Config(BaseModel):
@@ -73,24 +72,51 @@ def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
     return list(kind.model_fields)
 
 
-class ProblemsConfig(Config):
-    """Where problems come from (see ``retool_env.sources.open_source``).
-
-    Attributes:
-        name: ``arithmetic`` (procedural) or ``gsm8k`` (a jsonl file).
-        path: the file of a reader.
-        split: ``train`` or ``heldout``, of a procedural source.
-        seed: of a procedural source.
-        size: first so many problems; ``null`` for all of a file, or an endless procedural source.
-        families: weights of a procedural source's families; ``null`` for equal ones.
-    """
+class SourceConfig(Config):
+    """What can be set about a part of a mixture as about the whole; see :class:`ProblemsConfig`."""
 
     name: str = "arithmetic"
     path: str | None = None
-    split: Split = "train"
+    layout: str | None = None
+    split: str = "train"
     seed: int = 0
     size: PositiveInt | None = None
     families: dict[str, float] | None = None
+    unique: bool = True
+    rates: str | None = None
+    band: tuple[float, float] | None = None
+    curriculum: bool = False
+
+
+class PartConfig(SourceConfig):
+    """One source of a mixture.
+
+    Attributes:
+        weight: its share, relative to the other parts.
+    """
+
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+
+class ProblemsConfig(SourceConfig):
+    """Where problems come from (see ``retool_env.sources.open_source``).
+
+    Attributes:
+        name: ``arithmetic`` (procedural), ``file``, a layout of a file (``gsm8k``), or ``mixture``.
+        path: a .jsonl, .json, .csv or .parquet file, or ``hf:owner/name`` for a data set on the hub.
+        layout: of the file; ``null`` to find it out.
+        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
+        seed: of a procedural source, and of a mixture.
+        size: first so many problems; ``null`` for all of a file, or an endless source.
+        families: weights of a procedural source's families; ``null`` for equal ones.
+        unique: leave out the questions of a file that came before.
+        rates: bank of measured pass rates, written by ``retool data rates``.
+        band: ``[lowest, highest]``: only problems with a pass rate between the two.
+        curriculum: easy problems first, in every pass.
+        parts: of a mixture: ``[{name: gsm8k, path: a.jsonl, weight: 2}, ...]``, with the keys above.
+    """
+
+    parts: tuple[PartConfig, ...] = ()
 
 
 class EnvConfig(Config):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -100,8 +99,6 @@ class Feeder:
         shuffle: see ``source``. The order of a curriculum is kept all the same.
         skip: tickets that are done already, when a run goes on.
         on_end: called in the environment's thread with every finished episode.
-
-    An episode that infrastructure ended counts as not finished, so a run that goes on plays it again.
     """
 
     def __init__(
@@ -124,24 +121,21 @@ class Feeder:
         self.shuffle = shuffle
         self.skip = frozenset(skip)
         self._listener = on_end
-        self._finished = set(self.skip)
-        self._next = first
         self._lock = threading.Lock()
+        self._restart()
 
     def on_end(self, ticket: Ticket, episode: Episode, record: EpisodeRecord) -> None:
-        """Take a finished episode back. Thread-safe."""
-        if not record.outcome.failed:
-            with self._lock:
-                self._finished.add(ticket.index)
+        """Take a finished episode back, whatever became of it. Thread-safe."""
+        with self._lock:
+            self._finished.add(ticket.index)
+            self._advance()
         self._listener(ticket, episode, record)
 
     def state_dict(self) -> dict[str, object]:
         """What :meth:`load_state_dict` needs to go on with the tickets that are not finished, as plain values."""
         with self._lock:
-            self._next = next(i for i in itertools.count(self._next) if i not in self._finished)
-            self._finished = {index for index in self._finished if index > self._next}
-            state = self._state(first=self._next, finished=tuple(sorted(self._finished)))
-        return state.model_dump()
+            first, finished = self._next, tuple(sorted(self._finished))
+        return self._state(first=first, finished=finished).model_dump(mode="json")
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on where another feeder was. Slots that were begun before are not affected.
@@ -159,9 +153,19 @@ class Feeder:
             raise UsageError(
                 f"the stored state is of another run: {', '.join(changed)} differ; go on with the same problems and seed"
             )
-        self.first = self._next = loaded.first
-        self.skip = frozenset(loaded.finished)
-        self._finished = set(loaded.finished)
+        with self._lock:
+            self.first, self.skip = loaded.first, frozenset(loaded.finished)
+            self._restart()
+
+    def _restart(self) -> None:
+        self._next, self._finished = self.first, {index for index in self.skip if index >= self.first}
+        self._advance()
+
+    def _advance(self) -> None:
+        """Forget the finished tickets that have none unfinished before them."""
+        while self._next in self._finished:
+            self._finished.remove(self._next)
+            self._next += 1
 
     def _state(self, *, first: int, finished: tuple[int, ...]) -> FeederState:
         return FeederState(
@@ -211,7 +215,7 @@ class Feeder:
         return shuffled(size, self.seed, epoch)[position]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
     """``range(size)`` in the order of a pass; every pass and seed has its own."""
     return tuple(sorted(range(size), key=lambda i: derive(seed, "order", epoch, i)))
@@ -219,7 +223,7 @@ def shuffled(size: int, seed: int, epoch: int) -> tuple[int, ...]:
 
 def fingerprint(source: ProblemSource) -> str:
     """A digest of what is asked: all problems of a finite source, the first few of an endless one."""
-    digest = hashlib.blake2b(f"{source.name}/{source.size}".encode(), digest_size=16)
+    digest = hashlib.blake2b(str(source.size).encode(), digest_size=16)
     for index in range(SAMPLE if source.size is None else source.size):
         digest.update(source.problem(index).model_dump_json().encode())
     return digest.hexdigest()

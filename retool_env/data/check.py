@@ -10,24 +10,14 @@ Left out: questions that are the same in other words, and whether a gold is *rig
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from retool_env.data.rows import Row
+from retool_env.sources.wording import question_key
 from retool_env.verifier import gold_problem, verify
 
-__all__ = ["DataReport", "Finding", "bare_question", "check_rows"]
-
-_TEMPLATES = re.compile(
-    r"\ASolve the following math problem step by step\..*?answer to the problem\.\s*"
-    r"|Remember to put your answer on its own line after \"Answer:\"\.\s*\Z"
-    r"|Please reason step by step, and put your final answer within \\boxed\{\}\.?"
-    r"|<\|im_start\|>(?:system\n.*?<\|im_end\|>\s*<\|im_start\|>)?user|<\|im_end\|>\s*(?:<\|im_start\|>assistant\s*)?",
-    re.DOTALL,
-)
-_LOOKS = re.compile(r"\\(?:left|right|displaystyle|,|!|;)|\.(?![0-9])|[^\w+\-*/^<>=.]|_")
-
+__all__ = ["DataReport", "Finding", "check_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -78,17 +68,11 @@ def check_rows(rows: Sequence[Row], others: Sequence[Row] = ()) -> DataReport:
     )
 
 
-def bare_question(question: str) -> str:
-    """The question without the instructions of a template."""
-    return _TEMPLATES.sub("", question).strip()
-
-
 def _by_question(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The rows of each question; a row without one is in none."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        key = _LOOKS.sub("", bare_question(row.question)).casefold()
-        if key:
+        if key := question_key(row.question):
             groups.setdefault(key, []).append(row)
     return groups
 

@@ -1,4 +1,4 @@
-"""Questions and gold answers out of a jsonl or parquet file, whatever its columns are called.
+"""Questions and gold answers out of a file, whatever its columns are called.
 
 Purpose: DAPO (``prompt`` as messages, ``reward_model.ground_truth``), GSM8K (``answer`` that ends in ``#### 42``), MATH
 (``problem``, ``answer``), AIME (``input``, ``output``) and plain ``{prompt, answer}`` files are all checked by one
@@ -10,12 +10,12 @@ Left out: turning rows into problems for a run, which is a source's work (:mod:`
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retool_env.data.tables import read_table
 from retool_env.errors import UsageError
 
 __all__ = ["Row", "read_rows"]
@@ -42,7 +42,7 @@ class Row:
 
 
 def read_rows(path: Path, *, question: str | None = None, gold: str | None = None) -> list[Row]:
-    """All rows of a ``.jsonl`` or ``.parquet`` file.
+    """All rows of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
 
     Args:
         question: name of the column with the question (``a.b`` for a nested one); found by itself when not given.
@@ -51,14 +51,9 @@ def read_rows(path: Path, *, question: str | None = None, gold: str | None = Non
     Raises:
         UsageError: no such file, a suffix that is not known, a line that is not JSON, or no such column.
     """
-    if not path.is_file():
-        raise UsageError(f"{str(path)!r}: no such file")
-    readers = {".jsonl": _jsonl, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise UsageError(f"{str(path)!r}: expected a .jsonl or .parquet file")
     rows: list[Row] = []
     columns = (question, gold)
-    for number, values in readers[path.suffix](path):
+    for number, values in read_table(path):
         where = f"{path.name}:{number}"
         if not rows:
             asked = _column(values, question, QUESTION_COLUMNS, "question", where)
@@ -68,33 +63,6 @@ def read_rows(path: Path, *, question: str | None = None, gold: str | None = Non
     if not rows:
         raise UsageError(f"{str(path)!r}: holds no row")
     return rows
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}:{number}: not JSON ({error}); expected one JSON object per line") from error
-            if not isinstance(values, dict):
-                raise UsageError(f"{path}:{number}: a {type(values).__name__}; expected one JSON object per line")
-            yield number, values
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise UsageError(f"{str(path)!r}: reading parquet needs pyarrow; pip install pyarrow") from error
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{str(path)!r}: not a parquet file ({error})") from error
-    yield from enumerate(table.to_pylist(), start=1)
 
 
 def _column(values: Mapping[str, Any], asked: str | None, known: tuple[str, ...], what: str, where: str) -> str:

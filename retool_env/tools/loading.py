@@ -62,17 +62,16 @@ def _load(point: EntryPoint) -> Any:
 
 
 def _tools(source: str, found: Any) -> Iterator[Tool]:
-    rows = found.items() if isinstance(found, Mapping) else [(None, item) for item in _listed(found)]
-    count = 0
-    for count, (name, item) in enumerate(rows, 1):  # noqa: B007
+    rows = list(found.items()) if isinstance(found, Mapping) else [(None, item) for item in _listed(found)]
+    if not rows:
+        raise UsageError(f"No TOOL_FUNCTIONS found in {source}: it is empty; list at least one function")
+    for name, item in rows:
         if isinstance(item, Tool) and not isinstance(item, type):
             yield item
         elif callable(item):
             yield function_tool(item, name=name)
         else:
             raise UsageError(f"tools={source!r}: {item!r} is no tool; list functions")
-    if not count:
-        raise UsageError(f"No TOOL_FUNCTIONS found in {source}: it is empty; list at least one function")
 
 
 def _listed(found: Any) -> list[Any]:

@@ -11,9 +11,9 @@ import pytest
 
 from retool_env.cli import main
 from retool_env.data import check_rows, read_rows
-from retool_env.data.check import bare_question
 from retool_env.errors import UsageError
 from retool_env.sources import ListSource, open_source
+from retool_env.sources.wording import bare_question
 
 DAPO = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
@@ -64,9 +64,9 @@ UNREADABLE = [
     ("d.jsonl", "{}", "d.jsonl:1: no question column (question, problem, prompt, input)"),
     ("d.jsonl", '{"question": "Q", "label": 1}', "no gold column"),
     ("d.jsonl", '{"question": "Q", "answer": "1"}\nnonsense', "d.jsonl:2: not JSON"),
-    ("d.jsonl", "[1]", "d.jsonl:1: a list; expected one JSON object per line"),
+    ("d.jsonl", "[1]", "d.jsonl:1: a list; expected an object"),
     ("d.jsonl", "\n", "holds no row"),
-    ("d.csv", "a,b", "expected a .jsonl or .parquet file"),
+    ("d.txt", "a,b", "expected a .jsonl, .json, .csv or .parquet file"),
     ("d.parquet", "not parquet", "not a parquet file"),
 ]
 
