@@ -45,6 +45,8 @@ format: $(SET_UP)
 bench: $(SET_UP)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/verifier.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

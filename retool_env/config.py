@@ -186,6 +186,12 @@ class EnvConfig(Config):
             raise ValueError(f"wall_seconds={self.wall_seconds:g} must be at least cpu_seconds={self.cpu_seconds:g}")
         return self
 
+    @model_validator(mode="after")
+    def _sessions_need_a_sandbox_that_has_them(self) -> EnvConfig:
+        if self.stateful and self.sandbox.startswith("fusion"):
+            raise ValueError(f"stateful=true needs sandbox=fork: {self.sandbox!r} keeps no state between programs")
+        return self
+
     @property
     def episode_limits(self) -> EpisodeLimits:
         return EpisodeLimits(

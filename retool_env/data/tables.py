@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from retool_env.errors import MissingExtraError, UsageError
 
-__all__ = ["Numbered", "RawRow", "atomic", "count_rows", "nested", "read_table", "write_table"]
+__all__ = ["Numbered", "RawRow", "atomic", "check_out", "count_rows", "nested", "read_table", "write_table"]
 
 RawRow = Mapping[str, Any]
 """A row as it was found, before anything is known about its columns."""
@@ -188,7 +188,12 @@ def _write_jsonl(path: Path, rows: Iterable[RawRow], like: Path | None) -> int:
 def _write_parquet(path: Path, rows: Iterable[RawRow], like: Path | None) -> int:
     pa, pq = _arrow(path)
     if like is None:
-        table = pa.Table.from_pylist([_flat(row) for row in rows])
+        flat = [_flat(row) for row in rows]
+        columns = list(dict.fromkeys(name for row in flat for name in row))
+        try:
+            table = pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in flat])
+        except pa.ArrowException as error:
+            raise UsageError(f"a column holds values of different types ({error}); write .jsonl instead") from error
         pq.write_table(table, path)
         return int(table.num_rows)
     schema = _parquet_file(like).schema_arrow

@@ -5,25 +5,26 @@ Registered by import string, so that importing the package imports no environmen
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 
 __all__ = ["register_envs"]
 
-_TOKENS = {
-    "entry_point": "retool_env.envs.math_tool:MathToolEnv",
-    "vector_entry_point": "retool_env.envs.vector:token_vector",
-}
-_TEXT = {
-    "entry_point": "retool_env.envs.text:MathToolTextEnv",
-    "vector_entry_point": "retool_env.envs.vector:text_vector",
-}
+_TOKENS = ("retool_env.envs.math_tool:MathToolEnv", "retool_env.envs.vector:token_vector")
+_TEXT = ("retool_env.envs.text:MathToolTextEnv", "retool_env.envs.vector:text_vector")
+
+
+def _register(name: str, entry_points: tuple[str, str], **kwargs: Any) -> None:
+    single, vector = entry_points
+    gymnasium.register(id=name, entry_point=single, vector_entry_point=vector, kwargs=kwargs)
 
 
 def register_envs() -> None:
     """Register the environment ids; called once by ``import retool_env``."""
     if "retool/MathTool-v0" in gymnasium.registry:
         return
-    gymnasium.register(id="retool/MathTool-v0", **_TOKENS)
-    gymnasium.register(id="retool/MathToolText-v0", **_TEXT)
-    gymnasium.register(id="retool/Math-v0", kwargs={"tools": []}, **_TOKENS)
-    gymnasium.register(id="retool/Arithmetic-v0", kwargs={"problems": "arithmetic"}, **_TOKENS)
+    _register("retool/MathTool-v0", _TOKENS)
+    _register("retool/MathToolText-v0", _TEXT)
+    _register("retool/Math-v0", _TOKENS, tools=[])
+    _register("retool/Arithmetic-v0", _TOKENS, problems="arithmetic")

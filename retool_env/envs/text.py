@@ -47,7 +47,7 @@ def unseen_text(episode: Episode, seen: int) -> str:
     return episode.tokenizer.decode(episode.token_ids[seen:])
 
 
-class TextView(gymnasium.Wrapper[str, str, Any, Any]):
+class TextView(gymnasium.Wrapper[str, Any, Any, Any]):
     """The message view of a token environment: ``TextView(gymnasium.make("retool/MathTool-v0"))``.
 
     ``reset`` returns the prompt, ``step`` the text that follows the turn (``""`` at the end of an episode).
@@ -94,7 +94,7 @@ class MathToolTextEnv(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, SupportsFloat, bool, bool, dict[str, Any]]:
         return self._view.step(action)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         return self.tokens.render()
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def _token_env(env: gymnasium.Env[Any, Any], wrapper: str) -> MathToolEnv:
     return env.unwrapped
 
 
-class TokenByToken(gymnasium.Wrapper[Observation, np.int64, Any, Any]):
+class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
     """One step is one token, as in classic token-level reinforcement learning.
 
     The action is a single id. The turn is handed to the environment when the token is the end-of-turn token, when the
@@ -58,8 +58,8 @@ class TokenByToken(gymnasium.Wrapper[Observation, np.int64, Any, Any]):
         if not self._complete():
             return self._so_far(), 0.0, False, False, {}
         ids, self._turn = np.array(self._turn, dtype=np.int64), []
-        self._observation, *rest = self.env.step(ids)
-        return self._observation, *rest
+        self._observation, reward, terminated, truncated, info = self.env.step(ids)
+        return self._observation, reward, terminated, truncated, info
 
     def _complete(self) -> bool:
         episode = self._base.episode

@@ -28,12 +28,54 @@ from retool_env.sources.rates import Difficulty
 from retool_env.sources.wording import question_key
 from retool_env.verifier import verify
 
-__all__ = ["FileReader", "read_source"]
+__all__ = ["FileReader", "Seen", "asked", "read_source"]
 
 HUB = "hf:"
 OTHER_GOLD = "other_gold"
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
+
+
+class Seen:
+    """What was read before, in one file or several.
+
+    Attributes:
+        num_repeats: questions that came again with the same gold.
+        contradicted: ids of problems whose question came again with another gold.
+    """
+
+    def __init__(self) -> None:
+        self.num_repeats = 0
+        self.contradicted: set[str] = set()
+        self._copies: set[bytes] = set()
+        self._first: dict[str, Problem] = {}
+        self._ids: dict[str, int] = {}
+
+    def is_copy(self, text: str) -> bool:
+        """Whether exactly this came before; counts as a repeat then. Cheap, for files that are full of copies."""
+        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+        if digest in self._copies:
+            self.num_repeats += 1
+            return True
+        self._copies.add(digest)
+        return False
+
+    def unless_known(self, problem: Problem) -> Problem | Dropped | None:
+        """The problem if its question is new, nothing for a repeat, and what contradicts an earlier one as dropped."""
+        key = asked(problem)
+        first = self._first.setdefault(key, problem) if key else problem
+        if first is problem:
+            return problem
+        if first.answer != problem.answer and not verify(f"\\boxed{{{problem.answer}}}", first.answer).correct:
+            self.contradicted.add(first.id)
+            return Dropped(id=problem.id, gold=problem.answer, reason=f"{OTHER_GOLD} than {first.id}")
+        self.num_repeats += 1
+        return None
+
+    def own_id(self, problem: Problem) -> Problem:
+        """The problem with an id that no earlier one has: its second bearer is called ``id~2``."""
+        count = self._ids[problem.id] = self._ids.get(problem.id, 0) + 1
+        return problem if count == 1 else problem.model_copy(update={"id": f"{problem.id}~{count}"})
 
 
 @dataclass(kw_only=True)
@@ -45,10 +87,10 @@ class FileReader:
         layout: name of a layout; ``None`` to find it out from the first row.
         split: of a data set on the hub.
         unique: leave out questions that came before.
+        seen: what came before.
 
     Attributes:
         num_rows: rows read so far.
-        num_repeats: those that were left out as copies.
         removed: names of the keys that were taken out of ``tools_kwargs``.
     """
 
@@ -56,15 +98,12 @@ class FileReader:
     layout: str | None = None
     split: str = "train"
     unique: bool = True
+    seen: Seen = field(default_factory=Seen)
     num_rows: int = 0
-    num_repeats: int = 0
     removed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._layout = named_layout(self.layout) if self.layout else None
-        self._copies: set[bytes] = set()
-        self._first: dict[str, Problem] = {}
-        self._ids: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Problem | Dropped]:
         """The problems in file order.
@@ -76,13 +115,13 @@ class FileReader:
             where = f"{self.path}:{number}"
             self._layout = self._layout or detect_layout(row, where)
             self.num_rows += 1
-            if self.unique and self._is_copy(same_row(self._layout, row)):
+            if self.unique and self.seen.is_copy(same_row(self._layout, row)):
                 continue
             found = read_row(self._layout, row, number=number, where=where, stem=self._stem, removed=self.removed)
-            if isinstance(found, Problem) and self.unique:
-                found = self._unless_known(found)
-            if found is not None:
-                yield self._with_own_id(found) if isinstance(found, Problem) else found
+            found = self.seen.own_id(found) if isinstance(found, Problem) else found
+            new = self.seen.unless_known(found) if isinstance(found, Problem) and self.unique else found
+            if new is not None:
+                yield new
         if not self.num_rows:
             raise UsageError(f"{self.path}: holds no problem; expected one object per row")
 
@@ -98,31 +137,6 @@ class FileReader:
         if not Path(self.path).is_file():
             raise UsageError(f"problems.path={self.path!r}: no such file")
         return read_table(Path(self.path))
-
-    def _is_copy(self, text: str) -> bool:
-        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
-        if digest in self._copies:
-            self.num_repeats += 1
-            return True
-        self._copies.add(digest)
-        return False
-
-    def _unless_known(self, problem: Problem) -> Problem | Dropped | None:
-        """The problem if its question is new, nothing for a repeat, and what contradicts an earlier row as dropped."""
-        key = question_key(_asked(problem))
-        first = self._first.setdefault(key, problem) if key else problem
-        if first is problem:
-            return problem
-        if first.answer != problem.answer and not verify(f"\\boxed{{{problem.answer}}}", first.answer).correct:
-            return Dropped(id=problem.id, gold=problem.answer, reason=f"{OTHER_GOLD} than {first.id}")
-        self.num_repeats += 1
-        return None
-
-    def _with_own_id(self, problem: Problem) -> Problem:
-        """The problem with an id that no earlier one has: its second bearer is called ``id~2``."""
-        count = self._ids[problem.id] = self._ids.get(problem.id, 0) + 1
-        return problem if count == 1 else problem.model_copy(update={"id": f"{problem.id}~{count}"})
-
 
 def read_source(
     path: str,
@@ -157,19 +171,19 @@ def _read(
     """``stamp`` is only there to be different when the file has changed."""
     reader = FileReader(path=path, layout=layout, split=split, unique=unique)
     problems, dropped = keep_gradable(difficulty.within(reader, where=path), where=path, limit=size)
-    if reader.num_repeats:
+    if reader.seen.num_repeats:
         _log.warning(
             "%s: %d rows, %d unique problems; %d repeats left out (problems.unique=false keeps them)",
             path,
             reader.num_rows,
             len(problems),
-            reader.num_repeats,
+            reader.seen.num_repeats,
         )
     if reader.removed:
         _log.warning("%s: tools are not told %s", path, ", ".join(sorted(reader.removed)))
     return difficulty.ordered(
         ListSource(
-            name=name, problems=problems, dropped=dropped, num_rows=reader.num_rows, num_repeats=reader.num_repeats
+            name=name, problems=problems, dropped=dropped, num_rows=reader.num_rows, num_repeats=reader.seen.num_repeats
         )
     )
 
@@ -182,8 +196,8 @@ def _stamp(path: str) -> tuple[int, int]:
     return (stat.st_mtime_ns, stat.st_size)
 
 
-def _asked(problem: Problem) -> str:
-    """Everything that is asked, without the system's words."""
+def asked(problem: Problem) -> str:
+    """What is the same for two writings of one question; the system's words do not count."""
     if isinstance(problem.prompt, str):
-        return problem.prompt
-    return "\n".join(message.content for message in problem.prompt if message.role != "system")
+        return question_key(problem.prompt)
+    return question_key("\n".join(message.content for message in problem.prompt if message.role != "system"))

@@ -49,7 +49,7 @@ class Comparison:
         if not same_name(pred.name, gold.name):
             return self._other_name(pred, gold)
         if is_equation_of_sums(gold.name) and not pred.name:
-            return "different"
+            return self._algebra(pred.source, gold.source) if "=" in pred.source else "different"
         if gold.kind == LEAF:
             return self._leaves(pred, gold)
         if len(pred.items) != len(gold.items):

@@ -11,19 +11,35 @@ import re
 
 from retool_env.verifier.units import HEDGES
 
-__all__ = ["bare", "is_name", "is_sum", "label", "split"]
+__all__ = ["bare", "is_name", "is_quantity", "is_sum", "label", "split"]
 
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|ell|Delta|Omega"
 _ACCENT = r"\\(?:vec|overrightarrow|hat|bar|overline) ?(?:\{[A-Za-z]+\}|[A-Za-z])"
-_ATOM = rf"(?:\\angle ?[A-Z]+|{_ACCENT}|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)'*(?:_\{{\w+\}})?(?:\([^()=]*\))?"
+_INDEX = r"(?:_(?:\{[^{}=<>]+\}|\\(?:max|min)(?![A-Za-z]) ?))?"
+_STAR = r"(?:\^ ?(?:\*|\{(?:\*|-1\}(?=\()))\}?)?"
+_FIGURE = r"m? ?\\(?:angle|triangle) ?[A-Z]+"
+_LETTER = rf"(?:{_FIGURE}|{_ACCENT}|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)"
+_ATOM = rf"{_LETTER}'*{_INDEX}{_STAR}(?:\([^()=]*\){_INDEX})?"
 _NAME = (
     rf"(?:{_ATOM}|\|[A-Z]+\||\({_ATOM}(?:, ?{_ATOM})*\)|\\frac ?\{{[A-Za-z]+\}}\{{[A-Za-z]+\}}"
     rf"|{_ATOM} ?[:/] ?{_ATOM}|\\text ?\{{[A-Za-z ]+\}})"
 )
+_FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|arg|deg|det|dim|max|min|Re|Im"
+_OPERATORS = "sum|prod|int|lim|gcd"
+_EXPECTED = r"(?:P|E|\\Pr|\\mathbb ?\{?[PE]\}?|\\text ?\{ ?(?:P|Pr|E|Var|lcm) ?\})"
+_QUANTITY = (
+    rf"(?:\\(?:{_FUNCTIONS})(?![A-Za-z]) ?{_INDEX} ?(?:[0-9]* ?{_ATOM}|\([^()]*\))|\\(?:{_OPERATORS})(?![A-Za-z]).*"
+    rf"|.*\\b?mod(?![A-Za-z]).*|{_EXPECTED} ?(?:\(.*\)|\[.*\])|\[[A-Z]{{3,}}\]"
+    r"|\|(?=[^|]*[A-Za-z])[^|]+\||\\\|[^|]+\\\||\\text ?\{[A-Za-z ]+\} ?(?:\\triangle ?)?[A-Z]+)"
+)
+_IS_QUANTITY = re.compile(rf"\s*{_QUANTITY}\s*")
 _IS_NAME = re.compile(rf"\s*{_NAME}\s*(?:\\circ\s*)?")
 _TERM = rf"[0-9]*\s*{_ATOM}"
 _IS_SUM = re.compile(rf"\s*-?{_TERM}(?:\s*[+*-]\s*{_TERM})+\s*")
 _LABEL = re.compile(r"(?:\\text ?\{ ?)?([A-Za-z]{3,}) ?\}? ?: ?(?:\} ?)?(?=\S)")
+_EXTREME = re.compile(
+    r"\\text ?\{ ?(?:the )?((?:max|min)(?:imum)?)(?: value)?(?: is| of)? ?:? ?\}(?= ?[-+0-9\\])", re.IGNORECASE
+)
 _NEVER_LABELS = HEDGES | {"false", "except", "excluding", "without"}
 _OPENING, _CLOSING = "([{", ")]}"
 
@@ -31,6 +47,11 @@ _OPENING, _CLOSING = "([{", ")]}"
 def is_name(text: str) -> bool:
     """The text is a name and nothing else."""
     return _IS_NAME.fullmatch(text) is not None
+
+
+def is_quantity(text: str) -> bool:
+    r"""The text says what was to be computed, and may stand before ``=``: ``\sin A``, ``P(X = 3)``, ``|z|``, a sum."""
+    return _IS_QUANTITY.fullmatch(text) is not None
 
 
 def is_sum(text: str) -> bool:
@@ -45,7 +66,7 @@ def bare(name: str) -> str:
 
 def label(text: str) -> tuple[str, str]:
     """The word and the value of ``Minimum: 1``; no word when the text has no such label."""
-    match = _LABEL.match(text)
+    match = _EXTREME.match(text) or _LABEL.match(text)
     if match is None or match[1].casefold() in _NEVER_LABELS:
         return "", text
     return match[1], text[match.end() :]

@@ -75,6 +75,8 @@ def same_name(pred: str, gold: str) -> bool:
     """The names do not contradict each other: one is missing, or ``y`` stands for ``f(x)``."""
     if not pred or not gold or pred == gold:
         return True
+    if any(one.startswith(" mod ") and two.endswith(one) for one, two in ((pred, gold), (gold, pred))):
+        return True
     return any(one == "y" and _FUNCTION.fullmatch(two) for one, two in ((pred, gold), (gold, pred)))
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from retool_env.verifier.exact import decide, number
 from retool_env.verifier.intervals import RELATION, Region, read_region
 from retool_env.verifier.latex import closing, unwrap
-from retool_env.verifier.names import bare, is_name, is_sum, label, split
+from retool_env.verifier.names import bare, is_name, is_quantity, is_sum, label, split
 
 __all__ = ["LEAF", "LIST", "Node", "parse"]
 
@@ -25,7 +25,7 @@ LEAF, LIST, UNION, MATRIX = "leaf", "list", "union", "matrix"
 _SEPARATOR = re.compile(
     r"\\text ?\{[ ,]*(?:and|or)[ ,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\\\|\\l?or(?![a-z])|[,;]"
 )
-_CONGRUENCE = re.compile(r"(.*?)\\equiv ?(.*?)(?:\\pmod ?\{?(\w+)\}?|\(\\text ?\{mod ?\} ?(\w+)\))")
+_CONGRUENCE = re.compile(r"(?:(.*?)\\equiv ?)?(.*?)(?:\\pmod ?\{?(\w+)\}?|\(\\text ?\{mod ?\} ?(\w+)\))")
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
 _MEMBER = re.compile(r"\\in(?![A-Za-z])\s*")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]+(?:\s*\\in\s*\\mathbb\s*\{[A-Z]\})?\s*[|:](.*)\\\}", re.DOTALL)
@@ -37,6 +37,7 @@ _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _EMPTY = re.compile(
     r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{ ?)?(?:no (?:solutions?|roots?)|(?:the )?empty set)(?: ?\})?", re.IGNORECASE
 )
+_SIGNS = re.compile(r"\\pm(?![A-Za-z])")
 _WORD_LIST = re.compile(r"\\text ?\{([A-Za-z ,;'-]+)\}")
 _WORD_SEPARATOR = re.compile(r"\s*[,;]\s*(?:and |or )?|\s+(?:and|or)\s+")
 
@@ -92,7 +93,7 @@ def _single(text: str) -> Node:
     if len(member) == 2 and is_name(member[0]):
         return replace(parse(member[1]), name=bare(member[0]), source=text)
     if congruence := _CONGRUENCE.fullmatch(text):
-        name = f"{bare(congruence[1])} mod {congruence[3] or congruence[4]}"
+        name = f"{bare(congruence[1] or '')} mod {congruence[3] or congruence[4]}"
         return replace(parse(congruence[2]), name=name, source=text)
     text = text.split("\\approx")[0].strip() or text
     name, value = _named(text)
@@ -106,17 +107,17 @@ def _named(text: str) -> tuple[str, str]:
     """The name and the value of ``x = 5``, ``5 = x``, ``m+n = 34``, ``x = y = 2+3 = 5``; no name in other cases."""
     sides = [side.strip() for side in split(text, _EQUALS)]
     value, first = sides[-1], sides[0]
-    if RELATION.search(text):
+    if len(split(text, RELATION)) > 1:
         return "", text
     if len(sides) < 2:
         return label(text)
     known = [side for side in sides[1:] if number(side) is not None]
     if any(decide(side, value) != "equal" for side in known if number(value) is not None):
         return "", text
-    if len(sides) == 2 and is_name(value) and number(first) is not None:
+    if len(sides) == 2 and (is_name(value) or is_quantity(value)) and number(first) is not None:
         return bare(value), first
     # "a+3z = 0" is an equation, and no value of a sum.
-    if value != first and (is_name(first) or (is_sum(first) and number(value) != 0)):
+    if value != first and (is_name(first) or is_quantity(first) or (is_sum(first) and number(value) != 0)):
         return bare(first), value
     same = number(first) is not None and decide(first, value) == "equal"
     return "", value if same and value != first else text
@@ -151,8 +152,8 @@ def _grouped(text: str) -> Node:
         return inside if inside.kind == LEAF or inside.name else _joined(LIST, text, [inside])
     if text[:1] in ("(", "[") and closing(text, 0) == len(text) - 1:
         return _bracketed(text)
-    if text.count("\\pm") == 1:
-        return _joined(LIST, text, [Node(text=text.replace("\\pm", sign), source=text) for sign in "+-"])
+    if len(_SIGNS.findall(text)) == 1:
+        return _joined(LIST, text, [Node(text=_SIGNS.sub(sign, text), source=text) for sign in "+-"])
     return Node(text=text, source=text)
 
 

@@ -25,8 +25,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import sympy
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
+from latex2sympy2_extended import NormalizationConfig, latex2sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+from math_verify import parse, verify
+from math_verify.grader import should_treat_as_complex
 from sympy.core.relational import Relational
 
 _MEMORY_BYTES = 2 << 30
@@ -138,6 +140,8 @@ def judge(pred: str, gold: str) -> str:
         return "unparsable"
     if isinstance(right, Relational) or isinstance(left, Relational):
         return "equal" if _same_relation(left, right) else "different"
+    if isinstance(right, sympy.Symbol) and isinstance(left, sympy.Symbol):
+        return "equal" if right == left else "different"
     options: dict[str, Any] = {"timeout_seconds": None, "allow_set_relation_comp": True}
     same = verify(right, left, **options) or verify(left, right, **options)
     return "equal" if same and _confirmed(left, right, rounded="." in pred + gold) else "different"
@@ -164,12 +168,15 @@ def _parsed(text: str) -> Any:
     steps = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
-    config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=steps)
-    found = parse(f"${text}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
-    if not found or found[0] is None:
-        return None
-    imaginary = [symbol for symbol in getattr(found[0], "free_symbols", ()) if symbol.name == "i"]
-    return found[0].subs(dict.fromkeys(imaginary, sympy.I)) if imaginary else found[0]
+    # math-verify's own way here has no option for the case of symbols: to it "r" and "R" are one.
+    found = latex2sympy(
+        text,
+        is_real=not should_treat_as_complex(text),
+        normalization_config=steps,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
+    imaginary = [symbol for symbol in getattr(found, "free_symbols", ()) if symbol.name == "i"]
+    return found.subs(dict.fromkeys(imaginary, sympy.I)) if imaginary else found
 
 
 def _same_relation(left: Any, right: Any) -> bool:

@@ -39,6 +39,8 @@ _ORDINAL = re.compile(rf"(?<=[0-9]) ?(?:\^\{{(?:{_MARKED_ENDING})\}}|{_MARKED_EN
 _INNER_POWER = re.compile(r"(\\text ?\{[^{}]*)\^\{([0-9])\}\}$")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 _WHOLE_TEXT = re.compile(r"\\text ?\{([+-]?[0-9][0-9.,]*) ?([A-Za-z][^{}]*)\}")
+# A unit that stands in brackets: "12 \\text{ (cm)}", "12 (\\text{cm})".
+_BRACKETED = re.compile(r"(?:\( ?\\text ?\{([^{}()]*)\} ?\)|\\text ?\{ ?\(([^{}()]*)\) ?\})(?=(?:\^\{[0-9]\})?$)")
 _UNFINISHED = ("+", "-", "*", "/", "^", "_", "=", "<", ">", "{", "(", "|", ",")
 
 
@@ -57,6 +59,7 @@ def measure(text: str) -> Measured:
     unit, percent, scale = "", False, 1
     if whole := _WHOLE_TEXT.fullmatch(text):
         text = f"{whole[1]} \\text{{{whole[2]}}}"
+    text = _BRACKETED.sub(r"\\text{\1\2}", text)
     text = _INNER_POWER.sub(r"\1}^{\2}", text)
     for _ in range(4):
         body, word = _tail(text)

@@ -151,6 +151,9 @@ def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> N
         ({"max_context_tokens": 0}, "max_context_tokens=0: input should be greater than 0"),
         ({"wall_seconds": 1.0}, "wall_seconds=1 must be at least cpu_seconds=5"),
         ({"max_context_tokens": 10}, "its prompt has"),
+        ({"sandbox": "fokr"}, "did you mean 'fork'"),
+        ({"sandbox": "fusion", "stateful": True}, "stateful=true needs sandbox=fork"),
+        ({"tools": ["nowhere.py"]}, "nowhere.py"),
     ],
 )
 def test_mistakes_are_named(settings: dict, message: str) -> None:

@@ -125,7 +125,8 @@ def seccomp_install(program: bytes) -> None:
 
 def landlock_version() -> int:
     """The kernel's Landlock version, 0 when there is none or it is switched off."""
-    return max(0, _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(1)))
+    version: int = _libc.syscall(ctypes.c_long(_LANDLOCK_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint(1))
+    return max(0, version)
 
 
 def landlock_create(attributes: bytes) -> int:
@@ -147,4 +148,4 @@ def landlock_restrict(ruleset: int) -> None:
 
 def collapse(start: int, length: int) -> bool:
     """Back a range of memory with a huge page now (Linux 6.1); whether it worked."""
-    return _libc.madvise(start, length, _MADV_COLLAPSE) == 0
+    return int(_libc.madvise(start, length, _MADV_COLLAPSE)) == 0
