@@ -103,14 +103,18 @@ class PeriodicEvalConfig(Config):
 
 
 class TracesConfig(Config):
-    """Synthetic cold-start traces (see ``retool_env.sources.traces``).
+    """Cold-start traces: synthetic ones (see ``retool_env.sources.traces``), or those of a file.
 
     Attributes:
-        num: how many.
+        path: a file that ``retool data sft`` wrote; ``null`` for synthetic traces.
+        epochs: passes over the file, each in an order of its own.
+        num: how many; of a file at most.
         phases: mixtures, one after the other.
         families: weights of the problem families; ``null`` for equal ones.
     """
 
+    path: str | None = None
+    epochs: PositiveInt = 1
     num: PositiveInt = 40_000
     phases: Annotated[tuple[TracePhase, ...], Field(min_length=1)] = (
         TracePhase(share=1.0, tool_easy=0.3, tool_hard=0.8),

@@ -7,10 +7,14 @@ recordings are a curriculum.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +32,12 @@ from algos.scorer import Scorer
 from algos.tiny import make_tiny
 from algos.train import evaluate, make_optimizer
 from retool_env.config import EnvConfig
+from retool_env.data.recordings import read_recordings
 from retool_env.dialects import make_dialect
 from retool_env.episode import Episode
 from retool_env.errors import UsageError
-from retool_env.recorded import replay
+from retool_env.feeder import shuffled
+from retool_env.recorded import Recording, replay
 from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.sources.arithmetic import ArithmeticSource
@@ -41,6 +47,7 @@ from retool_env.tokenizer import load_tokenizer
 __all__ = ["cosine", "sample_of", "sft", "sft_batches", "sft_step"]
 
 LOG_EVERY = 50
+_log = logging.getLogger(__name__)
 
 
 def sft(config: SftConfig) -> Path:
@@ -59,10 +66,11 @@ def sft(config: SftConfig) -> Path:
         make_tiny(Path(start), config.model.tiny, seed=config.seed)
     model = load_model(start)
     env = config.env.model_copy(update={"tokenizer": start})
-    with RunLogger(run, total=config.traces.num, label="sft") as logger:
+    samples, total = trace_samples(config, env) if done is None else ((), config.traces.num)
+    with RunLogger(run, total=total, label="sft") as logger:
         if done is None:
             run.keep_metrics(lambda phase, at: False)
-            _loop(config, env, model, logger)
+            _loop(config, env, model, logger, samples, total)
             save_checkpoint(run.checkpoint("final"), model, start)
         agent = EmbeddedAgent(model, load_tokenizer(start))
         evaluate(agent, env, config.eval, logger, step=_last_step(run), final=True)
@@ -73,6 +81,8 @@ def _check(config: SftConfig) -> None:
     """Refuse what cannot work before anything is written."""
     open_source(**config.eval.problems.model_dump())
     ArithmeticSource(families=config.traces.families)
+    if config.traces.path is not None and not Path(config.traces.path).is_file():
+        raise UsageError(f"traces.path={config.traces.path!r}: no such file; make it with `retool data sft`")
     if config.model.path is not None:
         check_context(load_model(config.model.path), config.env)
     elif config.env.max_context_tokens > config.model.tiny.max_positions:
@@ -87,23 +97,28 @@ def _last_step(run: RunFolder) -> int:
     return max((int(str(row["step"])) for row in rows if row["phase"] == "train"), default=0)
 
 
-def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: RunLogger) -> None:
+def _loop(
+    config: SftConfig,
+    env: EnvConfig,
+    model: PreTrainedModel,
+    logger: RunLogger,
+    samples: Iterable[Sample],
+    total: int,
+) -> None:
     optimizer = make_optimizer(model, config.optim)
     scorer = Scorer(model)
     agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
-    batches = sft_batches(
-        trace_samples(config, env), max_tokens=config.batch_tokens, window=config.window, seed=config.seed
-    )
+    batches = sft_batches(samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
     model.train()
     begun, seen, losses = time.perf_counter(), 0, []
     for step, batch in enumerate(batches):
-        progress = seen / config.traces.num
+        progress = seen / total
         factor = cosine(progress, step, warmup_steps=config.warmup_steps, floor=config.lr_floor)
         optimizer.param_groups[0]["lr"] = config.optim.lr * factor
         losses.append(sft_step(scorer, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
         seen += len(batch)
         logger.advance(seen, f"loss {losses[-1]:.3f}")
-        if (step + 1) % LOG_EVERY == 0 or seen == config.traces.num:
+        if (step + 1) % LOG_EVERY == 0 or seen == total:
             row = {"loss": sum(losses) / len(losses), "lr": config.optim.lr * factor, "traces": float(seen)}
             logger.log("train", step + 1, row | {"time/elapsed_s": time.perf_counter() - begun})
             losses = []
@@ -112,15 +127,41 @@ def _loop(config: SftConfig, env: EnvConfig, model: PreTrainedModel, logger: Run
             evaluate(agent, env, config.eval, logger, step=step + 1)
 
 
-def trace_samples(config: SftConfig, env: EnvConfig) -> Iterator[Sample]:
-    """The cold-start traces as training samples, in order."""
-    dialect = make_dialect(env.dialect, instructions=env.instructions)
-    tokenizer = load_tokenizer(env.tokenizer)
+def trace_samples(config: SftConfig, env: EnvConfig) -> tuple[Iterable[Sample], int]:
+    """The cold-start traces as training samples, in order, and how many they are.
+
+    Synthetic ones are made as they are needed; those of a file are held in memory.
+
+    Raises:
+        UsageError: a file that cannot be read, or of which no recording fits.
+    """
     traces = config.traces
-    recordings = arithmetic_traces(traces.num, seed=config.seed, phases=traces.phases, families=traces.families)
-    for number, recording in enumerate(recordings):
-        episode = replay(recording, dialect=dialect, tokenizer=tokenizer, limits=env.episode_limits)
-        yield sample_of(episode, order=number)
+    dialect = make_dialect(env.dialect, instructions=env.instructions)
+    drive = functools.partial(
+        replay, dialect=dialect, tokenizer=load_tokenizer(env.tokenizer), limits=env.episode_limits
+    )
+    if traces.path is None:
+        recordings = arithmetic_traces(traces.num, seed=config.seed, phases=traces.phases, families=traces.families)
+        return (sample_of(drive(recording), order=k) for k, recording in enumerate(recordings)), traces.num
+    samples = _fitting(itertools.islice(read_recordings(Path(traces.path), dialect), traces.num), drive, traces.path)
+    passes = (samples[k] for epoch in range(traces.epochs) for k in shuffled(len(samples), config.seed, epoch))
+    return (replace(sample, order=k) for k, sample in enumerate(passes)), len(samples) * traces.epochs
+
+
+def _fitting(recordings: Iterable[Recording], drive: Callable[[Recording], Episode], path: str) -> list[Sample]:
+    """The samples of the recordings that an episode can be driven with; the others are counted."""
+    samples: list[Sample] = []
+    refused: list[str] = []
+    for recording in recordings:
+        try:
+            samples.append(sample_of(drive(recording)))
+        except UsageError as error:
+            refused.append(str(error))
+    if refused:
+        _log.warning("%s: %d recordings left out; the first: %s", path, len(refused), refused[0])
+    if not samples:
+        raise UsageError(f"traces.path={path!r}: no recording fits{'; the first: ' + refused[0] if refused else ''}")
+    return samples
 
 
 def sample_of(episode: Episode, order: int = 0) -> Sample:

@@ -151,7 +151,7 @@ class Feeder:
         changed = [name for name, value in mine if value != getattr(loaded, name)]
         if changed:
             raise UsageError(
-                f"the stored state is of another run: {', '.join(changed)} differ; go on with the same problems and seed"
+                f"the stored state is of another run ({', '.join(changed)} differ); use the same problems and seed"
             )
         with self._lock:
             self.first, self.skip = loaded.first, frozenset(loaded.finished)

@@ -19,6 +19,7 @@ from retool_env.verifier import gold_problem, verify
 
 __all__ = ["DataReport", "Finding", "check_rows"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """Rows that share a fault, and what it is."""

@@ -144,7 +144,9 @@ def _texts(row: RawRow, where: str) -> _Texts:
     if isinstance(value, str):
         return (Message(role="user", content=value),), _response(row, where)
     answered = next((k for k, message in enumerate(value) if message.get("role") == "assistant"), len(value))
-    prompt = tuple(Message(role=str(m.get("role", "user")), content=str(m.get("content") or "")) for m in value[:answered])
+    prompt = tuple(
+        Message(role=str(m.get("role", "user")), content=str(m.get("content") or "")) for m in value[:answered]
+    )
     return prompt, "".join(_message_text(message) for message in value[answered:]) or _response(row, where)
 
 

@@ -13,10 +13,8 @@ a weaker sandbox. What each tier protects against is told in ``docs/sandbox.md``
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import os
-import re
 import sys
 import threading
 import weakref
@@ -24,15 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Literal, NoReturn, Self
 
-from retool_env.errors import SandboxError, UsageError, did_you_mean
-from retool_env.sandbox.admission import Admission
+from retool_env.errors import SandboxError, UsageError
 from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, check_relative
-from retool_env.sandbox.box.images import Image
-from retool_env.sandbox.box.wire import TIERS, Tier
+from retool_env.sandbox.crew import Crew, Plan, tiers_of
 from retool_env.sandbox.exchange import Job, execute
 from retool_env.sandbox.keeper import Keeper, UnavailableError
 from retool_env.sandbox.metrics import Recorder, SandboxMetrics
-from retool_env.sandbox.process import ZygoteGoneError, ZygoteProcess
+from retool_env.sandbox.process import ZygoteGoneError
 from retool_env.sandbox.session import Host, open_host, run_and_fetch
 
 __all__ = ["LocalSandbox", "LocalSession"]
@@ -42,67 +38,6 @@ _PLACES_PER_CORE: Final = 1.5
 _QUEUE_PER_PLACE: Final = 64
 _LEAST_QUEUE: Final = 4096
 _MOST_SPARES: Final = 8
-_SCIENCE: Final = re.compile(r"\b(?:numpy|scipy|sympy|mpmath|pandas|matplotlib|networkx|sklearn|statsmodels)\b")
-
-
-def _tiers(tier: str | None, unsafe: bool) -> tuple[Tier, ...]:
-    if tier is None:
-        return TIERS if unsafe else TIERS[:-1]
-    found = next((known for known in TIERS if known == tier), None)
-    if found is None:
-        raise UsageError(f"unknown sandbox tier {tier!r}{did_you_mean(tier, TIERS)}")
-    if found == "T3" and not unsafe:
-        raise UsageError("tier 'T3' does not isolate programs: say unsafe=True if you trust every one of them")
-    return (found,)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How a sandbox is to be, independent of the process it lives in."""
-
-    image: Literal["auto", "light", "science"]
-    workers: int
-    places: int
-    most_waiting: int
-    spares: int
-    tiers: tuple[Tier, ...]
-    python: str
-
-    def keepers(self) -> dict[Image, list[Keeper]]:
-        images: tuple[Image, ...] = ("light", "science") if self.image == "auto" else (self.image,)
-        return {image: [Keeper(self._start(image)) for _ in range(self.workers)] for image in images}
-
-    def _start(self, image: Image) -> Callable[[], ZygoteProcess]:
-        return lambda: ZygoteProcess(image=image, python=self.python, tiers=self.tiers, spares=self.spares)
-
-
-class _Crew:
-    """What belongs to one process: admission and the zygotes. A forked process must not use its parent's."""
-
-    def __init__(self, plan: _Plan) -> None:
-        self.owner = os.getpid()
-        self.admission = Admission(places=plan.places, most_waiting=plan.most_waiting)
-        self.sessions: weakref.WeakSet[LocalSession] = weakref.WeakSet()
-        self._keepers = plan.keepers()
-        self._turns = itertools.count()
-
-    @property
-    def keepers(self) -> list[Keeper]:
-        return [keeper for keepers in self._keepers.values() for keeper in keepers]
-
-    def keeper_for(self, code: str) -> Keeper:
-        """A wrong guess costs time and nothing else: every module can be imported in every image."""
-        images = list(self._keepers)
-        image = images[-1] if _SCIENCE.search(code) else images[0]
-        keepers = self._keepers[image]
-        return keepers[next(self._turns) % len(keepers)]
-
-    def close(self) -> None:
-        """End the zygotes, unless they are those of the process that forked us."""
-        if self.owner == os.getpid():
-            self.admission.close()
-            for keeper in self.keepers:
-                keeper.close()
 
 
 def _failed(fault: Fault, message: str) -> RunResult:
@@ -151,13 +86,13 @@ class LocalSandbox:
             if value is not None and value < least:
                 raise UsageError(f"{name}={value}: must be at least {least}")
         places = max_running or math.ceil(_PLACES_PER_CORE * cores)
-        self._plan = _Plan(
+        self._plan = Plan(
             image=image,
             workers=workers or max(1, cores // _CORES_PER_ZYGOTE),
             places=places,
             most_waiting=max(_LEAST_QUEUE, _QUEUE_PER_PLACE * places) if max_queue is None else max_queue,
             spares=min(_MOST_SPARES, cores) if spares is None else spares,
-            tiers=_tiers(tier, unsafe),
+            tiers=tiers_of(tier, unsafe),
             python=python or sys.executable,
         )
         self._closed = False
@@ -165,13 +100,13 @@ class LocalSandbox:
         self._recorder = Recorder()
         self._crew = self._new_crew()
 
-    def _new_crew(self) -> _Crew:
-        crew = _Crew(self._plan)
+    def _new_crew(self) -> Crew:
+        crew = Crew(self._plan)
         # Also at interpreter exit, and when the last reference goes.
         weakref.finalize(self, crew.close)
         return crew
 
-    def _own_crew(self) -> _Crew:
+    def _own_crew(self) -> Crew:
         if self._crew.owner != os.getpid():
             with self._renewal:
                 if self._crew.owner != os.getpid():
@@ -210,7 +145,7 @@ class LocalSandbox:
         keeper = crew.keeper_for(code)
         return self._admit(crew, key, cancel, lambda: self._serve(keeper, job, cancel))
 
-    def _admit(self, crew: _Crew, key: str, cancel: Cancel | None, work: Callable[[], RunResult]) -> RunResult:
+    def _admit(self, crew: Crew, key: str, cancel: Cancel | None, work: Callable[[], RunResult]) -> RunResult:
         """Wait for a place, work there, give it back."""
         ticket, waited = crew.admission.enter(key, cancel)
         if ticket == "admitted":
@@ -312,7 +247,7 @@ class LocalSandbox:
 class LocalSession:
     """A :class:`~retool_env.sandbox.base.Session` of a :class:`LocalSandbox`. Made by ``open_session``."""
 
-    def __init__(self, sandbox: LocalSandbox, crew: _Crew, host: Host, limits: Limits, key: str) -> None:
+    def __init__(self, sandbox: LocalSandbox, crew: Crew, host: Host, limits: Limits, key: str) -> None:
         self._sandbox = sandbox
         self._crew = crew
         self._host: Host | None = host

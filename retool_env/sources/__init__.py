@@ -119,9 +119,7 @@ def _given(path: str | Path | None, name: str) -> str:
     return str(path)
 
 
-def _arithmetic(
-    split: str, seed: int, size: int | None, families: Mapping[str, float] | None
-) -> ProblemSource:
+def _arithmetic(split: str, seed: int, size: int | None, families: Mapping[str, float] | None) -> ProblemSource:
     from retool_env.sources.arithmetic import ArithmeticSource, fixed_set
 
     half: Split = "heldout" if split == "heldout" else "train"

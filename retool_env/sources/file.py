@@ -23,7 +23,7 @@ from retool_env.errors import UsageError
 from retool_env.problems import Problem
 from retool_env.sources import ListSource
 from retool_env.sources.golds import Dropped, keep_gradable
-from retool_env.sources.layouts import Layout, detect_layout, named_layout, read_row, same_row
+from retool_env.sources.layouts import detect_layout, named_layout, read_row, same_row
 from retool_env.sources.rates import Difficulty
 from retool_env.sources.wording import question_key
 from retool_env.verifier import verify
@@ -137,6 +137,7 @@ class FileReader:
         if not Path(self.path).is_file():
             raise UsageError(f"problems.path={self.path!r}: no such file")
         return read_table(Path(self.path))
+
 
 def read_source(
     path: str,

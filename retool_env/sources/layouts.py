@@ -22,6 +22,7 @@ Left out: several accepted answers. Of a list of golds the first one counts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,10 +152,8 @@ def same_row(layout: Layout, row: RawRow) -> str:
 def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     """Text, or a conversation up to where the assistant answers; one message alone is text."""
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):  # a question may begin like that too
             value = json.loads(value) if value.startswith("[{") else value
-        except ValueError:  # a question may begin like that too
-            pass
     if not isinstance(value, list | tuple):
         return bare_question("" if value is None else str(value))
     messages = []

@@ -95,6 +95,6 @@ def _refuse_shared(parts: Sequence[Part]) -> None:
         for problem in part.source.problems if isinstance(part.source, ListSource) else ():
             if owner.setdefault(problem.id, number) != number:
                 raise UsageError(
-                    f"problems.parts: parts {owner[problem.id]} and {number} both have a problem {problem.id!r}; results "
-                    "are joined by id, so name a file only once, and give files different names"
+                    f"problems.parts: parts {owner[problem.id]} and {number} both have a problem {problem.id!r}; "
+                    "results are joined by id, so name a file only once, and give files different names"
                 )

@@ -2,8 +2,8 @@
 
 verl's rows say what a tool is to be told about a problem, and among it the answer (``create_kwargs.ground_truth``), for
 tools that grade. Here no tool grades, and what a tool is told may end in the sandbox, where the policy's program reads
-it. So every key that names an answer is taken out, at any depth. A gold under a name that says nothing of it (``x: 42``)
-is not recognised; a file that is made for the purpose has to be looked at by its maker.
+it. So every key that names an answer is taken out, at any depth. A gold under a name that says nothing of it
+(``x: 42``) is not recognised; whoever makes such a file has to look at it.
 """
 
 from __future__ import annotations

@@ -32,29 +32,45 @@ _SYMBOLS = {
 _UNICODE = {**_SUPERSCRIPTS, **_FULL_WIDTH, **_INVISIBLE, **str.maketrans(_SYMBOLS)}
 
 _MACROS = {
-    **dict.fromkeys(["dfrac", "tfrac", "cfrac"], r"\frac"),
+    **dict.fromkeys(["dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"], r"\frac"),
+    **dict.fromkeys(["dbinom", "tbinom"], r"\binom"),
     **dict.fromkeys(["left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "middle"], ""),
-    **dict.fromkeys(["displaystyle", "textstyle", "large", "Large", "normalsize", "limits", "rm", "bf", "it"], " "),
-    **dict.fromkeys([",", ";", ":", ">", " ", "\n", "hfill", "enspace", "thinspace"], " "),
+    **dict.fromkeys(["displaystyle", "textstyle", "scriptstyle", "limits", "rm", "bf", "it", "bfseries"], " "),
+    **dict.fromkeys(["tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"], " "),
+    **dict.fromkeys(["blacksquare", "checkmark", "qed"], " "),
+    **dict.fromkeys([",", ";", ":", ">", " ", "\n", "hfill", "enspace", "thinspace", "medspace", "thickspace"], " "),
     **dict.fromkeys(["!", "(", ")", "[", "]", "$", "#"], ""),
     **dict.fromkeys(["quad", "qquad"], ","),
     **dict.fromkeys(["times", "cdot", "ast"], "*"),
-    **dict.fromkeys(["leq", "leqslant"], r"\le "),
-    **dict.fromkeys(["geq", "geqslant"], r"\ge "),
+    **dict.fromkeys(["leq", "leqslant", "leqq"], r"\le "),
+    **dict.fromkeys(["geq", "geqslant", "geqq"], r"\ge "),
     **dict.fromkeys(["lvert", "rvert", "vert", "mid"], "|"),
     **dict.fromkeys(["dots", "cdots"], r"\ldots "),
     **dict.fromkeys(["textrm", "textnormal", "mathrm", "mbox", "hbox", "operatorname", "textup"], r"\text"),
     "%": "%", "div": "/", "lt": "<", "gt": ">", "neq": r"\ne ", "lbrace": r"\{", "rbrace": r"\}", "degree": r"^{\circ}",
     **dict.fromkeys(["pounds", "euro", "yen"], ""), "cent": r"\text{ cents}",
-    "lg": r"\log_{10}",
+    "lg": r"\log_{10}", "tg": r"\tan ", "ctg": r"\cot ", "arctg": r"\arctan ", "lbrack": "[", "rbrack": "]",
+    "textdegree": r"^{\circ}",
     "langle": "(", "rangle": ")", "varnothing": r"\emptyset ", "simeq": r"\approx ", "imath": "i", "colon": ":",
 }  # fmt: skip
 _STYLES = ("boxed", "fbox", "textbf", "textit", "texttt", "textsf", "mathbf", "mathit", "mathsf", "bm", "boldsymbol",
-           "underline", "emph")  # fmt: skip
+           "underline", "emph", "ensuremath")  # fmt: skip
 _STYLE = re.compile(r"\\(?:" + "|".join(_STYLES) + r")\s*\{")
 _MACRO = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
+# Room, and what is printed without being a part of the formula.
+_UNSEEN = re.compile(r"\\(?:[hv]space\*?|[hv]?phantom|tag\*?|label) ?\{[^{}]*\}")
+_NOT_EQUAL = re.compile(r"\\not ?=")
+_PRIME = re.compile(r"\^ ?(?:\\prime(?![A-Za-z])|\{ ?\\prime ?\})")
+_ROMAN = re.compile(r"\{ ?\\rm ([^{}\\]*)\}")
+_GROUPED_UNIT = re.compile(r"(?<=[0-9 )])\{(\\text ?\{[^{}]*\})\}\Z")
+_FULL_STOP = re.compile(r"\\text ?\{[ .,;:]+\}\Z")
+_DOLLARS = re.compile(r"\\\$ ?([0-9][0-9.,]*)")
+_NAMED_FUNCTION = re.compile(r"\\text ?\{ ?((?:arc)?(?:sin|cos|tan|cot|tg|ctg)|ln|log|exp) ?\}")
+_UPRIGHT = re.compile(r"\\text ?\{([ie])\}")
+_INFIX = re.compile(r"\{((?:[^{}]|\{[^{}]*\})*?)\\(over|choose)(?![A-Za-z])((?:[^{}]|\{[^{}]*\})*)\}")
+_PERIOD = re.compile(r"(\.[0-9]*)\\dot ?\{?([0-9])\}?(?:([0-9]*)\\dot ?\{?([0-9])\}?)?|(\.)\(([0-9]+)\)")
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|ln|log|exp|infty)(?![A-Za-z])")
 _GROUPED_COMMA = re.compile(r"\{,\}|,\s*\\!\s*|\\text\s*\{,\}")
 _GROUPED_SIGN = re.compile(r"\{([:=.+-])\}")
@@ -73,14 +89,15 @@ def clean(text: str) -> str:
     """The answer in the one spelling, without outer decoration."""
     text = text.translate(_UNICODE)
     text = _strip(_GROUPED_COMMA.sub(",", text.replace("...", r"\ldots ")))
+    text = _without_rarities(text)
     text = _NULL_DELIMITER.sub("", _GROUPED_SIGN.sub(r"\1", text))
     text = _COLOUR.sub("", _MACRO.sub(_macro, text)).replace("$", "")
-    text = _unstyled(text)
+    text = _UPRIGHT.sub(r"\1", _NAMED_FUNCTION.sub(_function, _unstyled(text)))
     text = text.replace("**", "^").replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     text = _BARE_NAME.sub(r"\\\1 ", _DEGREES.sub(r"\\circ ", text))
     text = _BASE.sub(r"\1_{\2}", _SCRIPT.sub(r"\1{\2}", _call_braces(text)))
     text = _SPACED_COMMAND.sub(r"\1", _FRACTION.sub(_fraction, " ".join(text.split())))
-    return unwrap(_strip(text))
+    return unwrap(_strip(_GROUPED_UNIT.sub(r"\1", text)))
 
 
 def closing(text: str, opening: int) -> int:
@@ -107,6 +124,34 @@ def _fraction(match: re.Match[str]) -> str:
     r"""``\frac12`` and ``\frac\pi4`` with both braces."""
     parts = (part if part.startswith("{") else f"{{{part}}}" for part in match.groups())
     return "\\frac" + "".join(parts)
+
+
+def _without_rarities(text: str) -> str:
+    """Rarer spellings in the usual ones, as LaTeX and before macros are replaced."""
+    if "\\" not in text and ".(" not in text:
+        return text
+    text = _FULL_STOP.sub("", _ROMAN.sub(r"\\text{\1}", _UNSEEN.sub(" ", text)))
+    if dollars := _DOLLARS.fullmatch(text):
+        return f"{dollars[1]}\\text{{ dollars}}"
+    text = _PRIME.sub("'", _NOT_EQUAL.sub(r"\\ne ", text))
+    return _PERIOD.sub(_period, _INFIX.sub(_infix, text))
+
+
+def _infix(match: re.Match[str]) -> str:
+    r"""``{1 \over 2}`` and ``{n \choose 2}`` as ``\frac`` and ``\binom``."""
+    command = {"over": "frac", "choose": "binom"}[match[2]]
+    return f"\\{command}{{{match[1].strip()}}}{{{match[3].strip()}}}"
+
+
+def _period(match: re.Match[str]) -> str:
+    r"""``0.\dot{3}``, ``0.\dot{1}4285\dot{7}`` and ``0.(3)`` with a bar."""
+    if match[5]:
+        return f".\\overline{{{match[6]}}}"
+    return f"{match[1]}\\overline{{{match[2]}{match[3] or ''}{match[4] or ''}}}"
+
+
+def _function(match: re.Match[str]) -> str:
+    return _MACROS.get(match[1], f"\\{match[1]} ")
 
 
 def _macro(match: re.Match[str]) -> str:

@@ -37,6 +37,8 @@ _CASES = re.compile(r"\\begin\{cases\}(.*)\\end\{cases\}", re.DOTALL)
 _EMPTY = re.compile(
     r"\\emptyset|\\\{ ?\\\}|(?:\\text ?\{ ?)?(?:no (?:solutions?|roots?)|(?:the )?empty set)(?: ?\})?", re.IGNORECASE
 )
+# "k \in \mathbb{Z}" behind "2k\pi" says what k is, and "x \in \mathbb{R}" behind "x > 2" says nothing new.
+_CONDITION = re.compile(r"(.*?)[,;]? ?\(? ?([A-Za-z]) ?\\in ?\\mathbb ?\{?([ZR])\}? ?\)?")
 _SIGNS = re.compile(r"\\pm(?![A-Za-z])")
 _WORD_LIST = re.compile(r"\\text ?\{([A-Za-z ,;'-]+)\}")
 _WORD_SEPARATOR = re.compile(r"\s*[,;]\s*(?:and |or )?|\s+(?:and|or)\s+")
@@ -68,7 +70,7 @@ class Node:
 
 def parse(text: str, *, as_list: bool = False) -> Node:
     """The structure of a cleaned answer; ``as_list`` reads ``100,200`` as two numbers."""
-    text = _TURNED.sub(_usual_brackets, unwrap(text.strip()))
+    text = _unconditional(_TURNED.sub(_usual_brackets, unwrap(text.strip())))
     if number(text) is not None and not (as_list and "," in text):
         return Node(text=text, source=text)
     if words := _WORD_LIST.fullmatch(text):
@@ -77,6 +79,15 @@ def parse(text: str, *, as_list: bool = False) -> Node:
     if len(items) > 1:
         return _joined(LIST, text, [parse(item) for item in items])
     return _single(items[0] if items else text)
+
+
+def _unconditional(text: str) -> str:
+    """The text without what it says at its end about a parameter."""
+    match = _CONDITION.fullmatch(text)
+    if match is None or match[2] not in match[1].replace("\\in", ""):
+        return text
+    related = RELATION.search(match[1]) is not None
+    return match[1].strip() if related == (match[3] == "R") else text
 
 
 def _usual_brackets(match: re.Match[str]) -> str:

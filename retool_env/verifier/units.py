@@ -25,7 +25,7 @@ _POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "c
 _COUNTED = "unit point way people person student ton coin of per yuan rupee u time"
 _HEDGING = (
     "and or not no nor is isn isnt are but to than about approx approximately nearly roughly wrong incorrect maybe "
-    "if for mod modulo base where when with between at least most more less over under above below"
+    "if for mod modulo base where when with between at least most more less over under above below ish"
 )
 _UNIT_WORDS = frozenset([*_KNOWN, *_POWERS, *_COUNTED.split()])
 HEDGES = frozenset(_HEDGING.split())

@@ -15,10 +15,8 @@ has ended, by the host, which the program cannot touch.
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -28,18 +26,16 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from . import confine, guest, kernel, meter, parcel, program
+from .holder import DIED, ENDED, be_first_cell
 from .meter import Meter
-from .program import PROC_FD, SPARE_FD, Contents, Stage
+from .program import PROC_FD, SPARE_FD, Stage
 from .wire import PACKET, Cell, CellReport, Order, Why
 
 __all__ = ["become_host"]
 
-_GREETING, _ENDED, _DIED = b"+", b"E", b"D"
+_GREETING: Final = b"+"
 _CREDENTIALS: Final = struct.Struct("3i")
 _PATIENCE: Final = 10.0
-_fork, _wait4, _exit, _dup2, _close, _open = os.fork, os.wait4, os._exit, os.dup2, os.close, os.open
-_getrusage, _setrlimit, _getrlimit = resource.getrusage, resource.setrlimit, resource.getrlimit
-_dumps, _loads = json.dumps, json.loads
 
 
 class _LostError(Exception):
@@ -153,8 +149,8 @@ class _Host:
                 except OSError as error:
                     raise _LostError from error
                 return _Process(line=near, ours=False)
-            if _fork() == 0:
-                _be_first_cell(self._stage, self._order, cell, fds, far.fileno())
+            if os.fork() == 0:
+                be_first_cell(self._stage, self._order, cell, fds, far.fileno())
         return _Process(line=near, ours=True)
 
     def _watch(self, process: _Process, cell: Cell, start: float) -> _Story:
@@ -207,7 +203,7 @@ class _Host:
             story.memory = True
         elif said.startswith(guest.FAULT):
             story.fault = said[1:].decode("utf-8", "replace")
-        elif said.startswith(_ENDED):
+        elif said.startswith(ENDED):
             self._keep(process, json.loads(said[1:]), story)
             return True
         return False
@@ -262,78 +258,8 @@ class _Host:
         if not select.select([line], [], [], _PATIENCE)[0]:
             raise _LostError
         said = line.recv(PACKET)
-        if not said.startswith(_DIED):
+        if not said.startswith(DIED):
             raise _LostError
         end = json.loads(said[1:])
         story.code, story.cpu_seconds = int(end["code"]), float(end["cpu_seconds"])
         story.max_rss_mb = float(end["max_rss_mb"])
-
-
-def _be_first_cell(stage: Stage, order: Order, cell: Cell, fds: list[int], line: int) -> NoReturn:
-    """In a fork of the host: behind all walls, become the first program of the box."""
-    try:
-        _dup2(line, guest.STATUS_FD, inheritable=False)
-        contents = program.take(cell["stdin"], cell["files"], fds)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stage.confinement.seal_cell(subprocesses=order["subprocesses"], alone=cell["alone"], keep=guest.STATUS_FD + 1)
-        memory_bytes = stage.baseline + (order["memory_mb"] << 20)
-        confine.limit(cpu_seconds=order["cpu_seconds"], memory_bytes=memory_bytes, disk_mb=order["disk_mb"])
-        if contents.files:
-            parcel.unpack(contents.files)
-        if cell["alone"]:
-            guest.live(contents.code, cell["mode"])
-        _live_on(contents, cell["mode"])
-    except BaseException as error:  # noqa: BLE001
-        # The border: whatever failed, no program has run.
-        os.write(guest.STATUS_FD, guest.FAULT + (str(error) or repr(error)).encode()[:1000])
-    finally:
-        _exit(1)
-
-
-def _live_on(contents: Contents, mode: str) -> NoReturn:
-    """Run a cell, then hold its state, and in a fork of it run the next one, and so on."""
-    main = guest.new_main("")
-    gc.enable()
-    with socket.socket(fileno=os.dup(guest.STATUS_FD)) as probe:
-        family, kind = probe.family, probe.type
-    while True:
-        guest.show_source(contents.code)
-        os.write(guest.STATUS_FD, guest.STARTED)
-        code = guest.perform(contents.code, mode, main)
-        guest.flush(())
-        null = _open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            _dup2(null, stream)
-        _close(null)
-        usage = _getrusage(resource.RUSAGE_SELF)
-        line = socket.socket(family, kind, fileno=guest.STATUS_FD)
-        line.send(_ENDED + _dumps({"code": code, "max_rss_mb": usage.ru_maxrss / 1024}).encode())
-        contents, mode = _hold(line)
-
-
-def _hold(line: socket.socket) -> tuple[Contents, str]:
-    """Be the state before the next cell. Returns in a fork, which has to run that cell."""
-    while True:
-        packet, fds, _, _ = socket.recv_fds(line, PACKET, program.MOST_FDS + 1, socket.MSG_CMSG_CLOEXEC)
-        if not packet:
-            _exit(0)
-        cell: Cell = _loads(packet)
-        pid = _fork()
-        if pid == 0:
-            line.detach()
-            _dup2(fds[0], guest.STATUS_FD, inheritable=False)
-            contents = program.take(cell["stdin"], cell["files"], fds[1:])
-            for fd in fds:
-                _close(fd)
-            if contents.files:
-                parcel.unpack(contents.files)
-            return contents, cell["mode"]
-        for fd in fds:
-            _close(fd)
-        _, status, usage = _wait4(pid, 0)
-        end = {
-            "code": os.waitstatus_to_exitcode(status),
-            "cpu_seconds": usage.ru_utime + usage.ru_stime,
-            "max_rss_mb": usage.ru_maxrss / 1024,
-        }
-        line.send(_DIED + _dumps(end).encode())
