@@ -2,11 +2,13 @@
 
 Builds the wheel, installs it without extras and with the pinned versions into a new environment, and adds up what came
 on top of what was there: the bytes of the files, compiled modules included, in units of 10^6. The import is timed in
-fresh processes of that environment, start of the interpreter included. Exit code 1 when a bar is missed.
+fresh processes of that environment, start of the interpreter included; CPU time decides, because it is what the wall
+time would be on a machine that does nothing else. Exit code 1 when a bar is missed.
 """
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
@@ -45,10 +47,12 @@ def pip(python: Path | str, *arguments: str | Path) -> None:
     subprocess.run([python, "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check", *arguments], check=True)
 
 
-def import_seconds(python: Path, folder: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([python, "-c", "import retool_env"], check=True, cwd=folder)
-    return time.perf_counter() - start
+def import_seconds(python: Path, folder: str) -> tuple[float, float]:
+    """CPU time and wall time of one import."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([python, "-I", "-c", "import retool_env"], check=True, cwd=folder)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
 def main() -> int:
@@ -64,17 +68,14 @@ def main() -> int:
         pip(python, "install", "--isolated", "--constraint", ROOT / "constraints.txt", wheel)
         added = {name: count for name, count in packages(python).items() if name not in packages_before}
         megabytes = (size(environment) - bytes_before) / 1e6
-        seconds = statistics.median(import_seconds(python, folder) for _ in range(IMPORTS))
+        imports = [import_seconds(python, folder) for _ in range(IMPORTS)]
+    cpu, wall = (statistics.median(seconds) for seconds in zip(*imports, strict=True))
     for name, count in sorted(added.items(), key=lambda item: -item[1])[:LISTED]:
         print(f"{count / 1e6:8.1f} MB  {name}")
     print(f"{megabytes:8.1f} MB  in all, {len(added)} packages")
     rows = [
         ("core install", f"{megabytes:.0f} MB (at most {MOST_MB:.0f})", megabytes <= MOST_MB),
-        (
-            "import retool_env",
-            f"{seconds:.3f} s, median of {IMPORTS} (at most {MOST_SECONDS})",
-            seconds <= MOST_SECONDS,
-        ),
+        ("import retool_env", f"{cpu:.3f} s CPU, {wall:.3f} s wall (at most {MOST_SECONDS} CPU)", cpu <= MOST_SECONDS),
     ]
     for what, figure, met in rows:
         print(f"{'met ' if met else 'MISSED'}  {what}: {figure}")
