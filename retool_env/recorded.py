@@ -51,7 +51,8 @@ def replay(recording: Recording, *, dialect: Dialect, tokenizer: Tokenizer, limi
         if episode.outcome is not None:
             raise UsageError(f"{where}: the episode already ended ({episode.outcome}); delete the turns behind it")
         ids = tokenizer.encode(turn.text)
-        calls = episode.act(ids if turn.outputs else [*ids, tokenizer.eos_id])
+        # A turn ends in a stop string of the dialect, or in the end-of-turn token.
+        calls = episode.act(ids if dialect.parse(turn.text).stopped else [*ids, tokenizer.eos_id])
         if len(calls) != len(turn.outputs):
             raise UsageError(f"{where}: {len(calls)} calls but {len(turn.outputs)} recorded outputs")
         if calls:

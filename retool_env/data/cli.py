@@ -13,7 +13,6 @@ from pathlib import Path
 
 from retool_env.data.check import Finding, check_rows
 from retool_env.data.rows import read_rows
-from retool_env.errors import UsageError
 from retool_env.sources.wording import bare_question
 from retool_env.terminal import Parser, shorten
 
@@ -163,7 +162,7 @@ class _Adder:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{text!r}: expected a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number above 0")
     return int(text)
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from retool_env.data.progress import track
-from retool_env.data.tables import RawRow, atomic, check_out, count_rows, write_table
+from retool_env.data.tables import RawRow, atomic, check_out, write_table
 from retool_env.errors import UsageError
 from retool_env.problems import Problem
-from retool_env.sources.file import HUB, OTHER_GOLD, FileReader, Seen, asked
+from retool_env.sources.file import OTHER_GOLD, FileReader, Seen, asked
 from retool_env.sources.golds import Dropped, keep_gradable
 
 __all__ = ["PrepareReport", "prepare"]
@@ -94,7 +93,7 @@ def prepare(
 
     def fresh() -> Iterator[Problem | Dropped]:
         for reader in readers:
-            for one in track(reader, reader.path, total=_total(reader.path)):
+            for one in reader:
                 if isinstance(one, Problem) and asked(one) in held_out:
                     overlap.append(one)
                 else:
@@ -146,7 +145,3 @@ def save_report(out: Path, report: BaseModel) -> Path:
 
 def _problems(reader: FileReader) -> Iterator[Problem]:
     return (one for one in reader if isinstance(one, Problem))
-
-
-def _total(path: str) -> int | None:
-    return None if path.startswith(HUB) or not Path(path).is_file() else count_rows(Path(path))

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 __all__ = ["track"]
 
 T = TypeVar("T")
+EVERY = 64
+"""Items between two updates: rows pass by the hundred thousand a second."""
 
 
 def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
@@ -20,7 +22,13 @@ def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterat
         total: how many there will be; ``None`` when nobody knows.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *times, console=console, disable=not console.is_terminal, transient=True) as progress:
-        yield from progress.track(items, total=total, description=label)
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        bar = progress.add_task(label, total=total)
+        for count, item in enumerate(items, start=1):
+            yield item
+            if count % EVERY == 0:
+                progress.update(bar, completed=count)

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retool_env.data.tables import Numbered, read_table
+from retool_env.data.progress import track
+from retool_env.data.tables import Numbered, count_rows, read_table
 from retool_env.errors import UsageError
 from retool_env.problems import Problem
 from retool_env.sources import ListSource
@@ -133,10 +134,11 @@ class FileReader:
         if self.path.startswith(HUB):
             from retool_env.sources.hub import read_hub
 
-            return read_hub(self.path.removeprefix(HUB), self.split)
+            return track(read_hub(self.path.removeprefix(HUB), self.split), self.path)
         if not Path(self.path).is_file():
             raise UsageError(f"problems.path={self.path!r}: no such file")
-        return read_table(Path(self.path))
+        path = Path(self.path)
+        return track(read_table(path), path.name, total=count_rows(path))
 
 
 def read_source(

@@ -132,8 +132,8 @@ def read_row(
     given = _first(row, layout.id)
     name = str(number - 1 if given in (_MISSING, None) else given)
     name = name if layout.name == "prepared" else f"{source}/{name}"
-    gold = _gold(layout, row, where)
     prompt = _prompt(_column(row, layout.question, where), where)
+    gold = _gold(layout, row, where)
     if not prompt or not gold:
         return Dropped(id=name, gold=gold, reason="empty_gold" if prompt else "empty_question")
     facts = _facts(layout, row, where)

@@ -108,8 +108,9 @@ class Comparison:
 
 def _same_kind(pred: Node, gold: Node) -> bool:
     if {pred.kind, gold.kind} == {LIST, UNION}:
-        # "x < 1 or x > 3" is a union, spelled as a list of intervals.
-        return all(item.kind != LEAF for node in (pred, gold) for item in node.items)
+        # "x < 1 or x = 3" is a union, spelled as a list of intervals and of values of one name.
+        listed = (pred if pred.kind == LIST else gold).items
+        return any(item.kind != LEAF for item in listed) and all(item.kind != LEAF or item.name for item in listed)
     return pred.kind == gold.kind
 
 

@@ -37,7 +37,7 @@ _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[ \t]+([^\s${}\\]{1,40})")
 _JOIN = re.compile(
     r"(?:\s|[,;$|&/]|\\(?:quad|qquad|[,; ()\[\]\\]|(?:lor|land|vee|wedge|mid|newline|hspace\{\w*\})(?![A-Za-z]))"
-    r"|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b|\(?[A-Za-z0-9]\)|\n\s*[-*\u2022])*"
+    r"|\\text\s*\{\s*(?:and|or)\s*\}|and\b|or\b|\(?[A-Za-z0-9]\)|\n[ \t]*[-*\u2022])*"
 )
 _MAX_ANSWER_WORDS = 1000
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE | re.ASCII)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from retool_env.verifier.exact import number
 from retool_env.verifier.names import is_name, split
 
-__all__ = ["RELATION", "Interval", "Region", "read_region"]
+__all__ = ["RELATION", "Interval", "Region", "read_punctured", "read_region"]
 
 RELATION = re.compile(r"\\(le|ge)(?![A-Za-z])|([<>])")
 _FLIPPED = {"ge": "le", ">": "<"}
@@ -49,6 +49,30 @@ def read_region(text: str) -> Region | None:
     if len(unequal) == 2 and is_name(unequal[0]):
         return _without(unequal[0], [unequal[1]])
     return _between(text)
+
+
+def read_punctured(parts: list[str]) -> Region | None:
+    r"""``x \ge 3`` and ``x \ne 4`` together: an interval without some of its inner points."""
+    parts = sorted(parts, key=lambda part: _NOT_EQUAL.search(part) is not None)
+    if len(parts) < 2 or not _NOT_EQUAL.search(parts[-1]):
+        return None
+    first, holes = read_region(parts[0]), [split(part, _NOT_EQUAL) for part in parts[1:]]
+    points = {number(hole[-1]): hole[-1] for hole in holes}
+    if first is None or len(first.intervals) > 1 or None in points:
+        return None
+    if any(len(hole) != 2 or hole[0] != first.name for hole in holes):
+        return None
+    whole = first.intervals[0]
+    low, high = number(whole.low), number(whole.high)
+    inner = sorted(point for point in points if point is not None)
+    if (low is not None and inner[0] <= low) or (high is not None and inner[-1] >= high):
+        return None
+    ends = [whole.low, *(points[point] for point in inner), whole.high]
+    brackets = [whole.brackets[0] + ")", *["()"] * (len(inner) - 1), "(" + whole.brackets[1]]
+    pairs = zip(brackets, ends[:-1], ends[1:], strict=True)
+    return Region(
+        name=first.name, intervals=tuple(Interval(brackets=signs, low=left, high=right) for signs, left, right in pairs)
+    )
 
 
 def _without(name: str, points: list[str]) -> Region | None:

@@ -37,7 +37,7 @@ _MACROS = {
     **dict.fromkeys(["left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "middle"], ""),
     **dict.fromkeys(["displaystyle", "textstyle", "scriptstyle", "limits", "rm", "bf", "it", "bfseries"], " "),
     **dict.fromkeys(["tiny", "small", "normalsize", "large", "Large", "LARGE", "huge", "Huge"], " "),
-    **dict.fromkeys(["blacksquare", "checkmark", "qed"], " "),
+    **dict.fromkeys(["blacksquare", "checkmark", "qed", "Box", "therefore"], " "),
     **dict.fromkeys([",", ";", ":", ">", " ", "\n", "hfill", "enspace", "thinspace", "medspace", "thickspace"], " "),
     **dict.fromkeys(["!", "(", ")", "[", "]", "$", "#"], ""),
     **dict.fromkeys(["quad", "qquad"], ","),
@@ -58,7 +58,9 @@ _STYLES = ("boxed", "fbox", "textbf", "textit", "texttt", "textsf", "mathbf", "m
 _STYLE = re.compile(r"\\(?:" + "|".join(_STYLES) + r")\s*\{")
 _MACRO = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
-_DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})")
+_DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|(?<=[0-9])\^ ?(?:o(?![A-Za-z])|\{o\})")
+# The real root, where algebra would take a complex one.
+_ODD_ROOT = re.compile(r"\\sqrt ?\[([3579])\] ?\{ ?-([^{}+-]*)\}")
 # Room, and what is printed without being a part of the formula.
 _UNSEEN = re.compile(r"\\(?:[hv]space\*?|[hv]?phantom|tag\*?|label) ?\{[^{}]*\}")
 _NOT_EQUAL = re.compile(r"\\not ?=")
@@ -133,6 +135,7 @@ def _without_rarities(text: str) -> str:
     text = _FULL_STOP.sub("", _ROMAN.sub(r"\\text{\1}", _UNSEEN.sub(" ", text)))
     if dollars := _DOLLARS.fullmatch(text):
         return f"{dollars[1]}\\text{{ dollars}}"
+    text = _ODD_ROOT.sub(r"(-\\sqrt[\1]{\2})", text)
     text = _PRIME.sub("'", _NOT_EQUAL.sub(r"\\ne ", text))
     return _PERIOD.sub(_period, _INFIX.sub(_infix, text))
 

@@ -21,7 +21,7 @@ _FIGURE = r"m? ?\\(?:angle|triangle) ?[A-Z]+"
 _LETTER = rf"(?:{_FIGURE}|{_ACCENT}|\\(?:{_GREEK})(?![A-Za-z]) ?|[A-Za-z]+)"
 _ATOM = rf"{_LETTER}'*{_INDEX}{_STAR}(?:\([^()=]*\){_INDEX})?"
 _NAME = (
-    rf"(?:{_ATOM}|\|[A-Z]+\||\({_ATOM}(?:, ?{_ATOM})*\)|\\frac ?\{{[A-Za-z]+\}}\{{[A-Za-z]+\}}"
+    rf"(?:{_ATOM}|\|[A-Z]+\||\({_ATOM}(?:, ?{_ATOM})*\)|\\frac ?\{{{_ATOM}\}} ?\{{{_ATOM}\}}"
     rf"|{_ATOM} ?[:/] ?{_ATOM}|\\text ?\{{[A-Za-z ]+\}})"
 )
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|arg|deg|det|dim|max|min|Re|Im"

@@ -21,6 +21,7 @@ __all__ = ["agree", "congruent", "is_equation_of_sums", "same_name"]
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:[ .][0-9]{3})+),([0-9]{2,})")
 _DECIMAL_POINT = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)?\.([0-9]{2,})")
 _FUNCTION = re.compile(r"[A-Za-z]\([A-Za-z]\)")
+_INDEXED = re.compile(r"_\{[0-9]\}\Z")
 _COORDINATES = frozenset("xyz")
 
 
@@ -72,8 +73,10 @@ def _column(node: Node) -> Node | None:
 
 
 def same_name(pred: str, gold: str) -> bool:
-    """The names do not contradict each other: one is missing, or ``y`` stands for ``f(x)``."""
+    """The names do not contradict each other: one is missing or without its index, or ``y`` stands for ``f(x)``."""
     if not pred or not gold or pred == gold:
+        return True
+    if any(_INDEXED.sub("", two) == one for one, two in ((pred, gold), (gold, pred))):
         return True
     if any(one.startswith(" mod ") and two.endswith(one) for one, two in ((pred, gold), (gold, pred))):
         return True

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 
 from retool_env.verifier.exact import decide, number
-from retool_env.verifier.intervals import RELATION, Region, read_region
+from retool_env.verifier.intervals import RELATION, Region, read_punctured, read_region
 from retool_env.verifier.latex import closing, unwrap
 from retool_env.verifier.names import bare, is_name, is_quantity, is_sum, label, split
 
@@ -25,11 +25,15 @@ LEAF, LIST, UNION, MATRIX = "leaf", "list", "union", "matrix"
 _SEPARATOR = re.compile(
     r"\\text ?\{[ ,]*(?:and|or)[ ,]*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\\\|\\l?or(?![a-z])|[,;]"
 )
-_CONGRUENCE = re.compile(r"(?:(.*?)\\equiv ?)?(.*?)(?:\\pmod ?\{?(\w+)\}?|\(\\text ?\{mod ?\} ?(\w+)\))")
+_CONGRUENCE = re.compile(r"(?:(.*?)\\equiv ?)?(.*?)(?:\\pmod ?\{?(\w+)\}?|\((?:\\text ?\{ ?mod ?\}|mod) ?(\w+)\))")
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
 _MEMBER = re.compile(r"\\in(?![A-Za-z])\s*")
 _BUILDER = re.compile(r"\\\{\s*[A-Za-z]+(?:\s*\\in\s*\\mathbb\s*\{[A-Z]\})?\s*[|:](.*)\\\}", re.DOTALL)
-_MATRIX = re.compile(r"\[?\(?\\begin\{([a-zA-Z]*matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\1\}\)?\]?", re.DOTALL)
+_MATRIX = re.compile(
+    r"(?:([^&]*?) ?\*? ?)??\[?\(?\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\{[clr| ]*\})?(.*)\\end\{\2\}\)?\]?",
+    re.DOTALL,
+)
+_UNIT_AND = re.compile(r"\\text ?\{ ?([A-Za-z]+),? (and|or) ?\}(?=.)")
 _REALS = re.compile(r"\\mathbb ?\{?R\}?|\\R|\\Reals|(?:\\text ?\{ ?)?all real(?:s| numbers)(?: ?\})?")
 # An interval in the notation that turns the bracket of an open end: "]0,1[".
 _TURNED = re.compile(r"\A([\[\]])([^\[\]]+)([\[\]])\Z")
@@ -75,7 +79,9 @@ def parse(text: str, *, as_list: bool = False) -> Node:
         return Node(text=text, source=text)
     if words := _WORD_LIST.fullmatch(text):
         text = ",".join(f"\\text{{{word}}}" for word in _WORD_SEPARATOR.split(words[1].strip()))
-    items = [part for part in split(text, _SEPARATOR) if part]
+    items = [part for part in split(_UNIT_AND.sub(r"\\text{\1} \2 ", text), _SEPARATOR) if part]
+    if punctured := read_punctured(items):
+        return _region_node(punctured, text)
     if len(items) > 1:
         return _joined(LIST, text, [parse(item) for item in items])
     return _single(items[0] if items else text)
@@ -150,8 +156,10 @@ def _grouped(text: str) -> Node:
     if cases := _CASES.fullmatch(text):
         return parse(cases[1])
     if matrix := _MATRIX.fullmatch(text):
-        rows = [row.split("&") for row in matrix[2].split("\\\\") if row.strip()]
-        return _joined(MATRIX, text, [_joined(MATRIX, "", [parse(cell) for cell in row]) for row in rows])
+        factor = f"({matrix[1]}) * " if matrix[1] else ""
+        rows = [row.split("&") for row in matrix[3].split("\\\\") if row.strip()]
+        cells = [[parse(f"{factor}({cell})" if factor else cell) for cell in row] for row in rows]
+        return _joined(MATRIX, text, [_joined(MATRIX, "", row) for row in cells])
     parts = split(text, re.compile(r"\\cup(?![A-Za-z])"))
     if len(parts) > 1:
         return _joined(UNION, text, [parse(part) for part in parts])

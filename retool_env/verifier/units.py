@@ -25,7 +25,10 @@ _POWERS = {"square": "2", "sq": "2", "squared": "2", "cubic": "3", "cu": "3", "c
 _COUNTED = "unit point way people person student ton coin of per yuan rupee u time"
 _HEDGING = (
     "and or not no nor is isn isnt are but to than about approx approximately nearly roughly wrong incorrect maybe "
-    "if for mod modulo base where when with between at least most more less over under above below ish"
+    "if for mod modulo base where when with between at least most more less over under above below ish "
+    # These change the number.
+    "hundred dozen half halve third tenth hundredth thousandth factorial choose plus minus divided root pi "
+    "false never otherwise except zero one two"
 )
 _UNIT_WORDS = frozenset([*_KNOWN, *_POWERS, *_COUNTED.split()])
 HEDGES = frozenset(_HEDGING.split())
@@ -33,6 +36,8 @@ _PERCENT = frozenset({"percent", "percentage", "pct"})
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _TAIL_TEXT = re.compile(r"\\text ?\{([^{}]*)\} ?(?:\^\{([0-9])\})?$")
 _TAIL_WORDS = re.compile(r"(?<=[0-9)}]) *([A-Za-z][A-Za-z/ ]*)(?:\^\{([0-9])\})?$")
+# "7 apples": words that are too long for a product of variables, behind a number and nothing else.
+_COUNTED_THINGS = re.compile(rf"[0-9][0-9,.]*(?: (?!(?:{'|'.join(sorted(HEDGES))})s?\b)[a-z]{{4,}}){{1,2}}")
 _ENDING = "(?:st|nd|rd|th)"
 _MARKED_ENDING = rf"\\text ?\{{{_ENDING}\}}|{_ENDING}"
 _ORDINAL = re.compile(rf"(?<=[0-9]) ?(?:\^\{{(?:{_MARKED_ENDING})\}}|{_MARKED_ENDING})(?: [A-Za-z]+)?$")
@@ -87,7 +92,7 @@ def _tail(text: str) -> tuple[str, str]:
     if match and _is_unit_text(match[1]):
         return _cut(text, match)
     match = _TAIL_WORDS.search(text)
-    if match and _are_unit_words(match[1], squared=bool(match[2])):
+    if match and (_are_unit_words(match[1], squared=bool(match[2])) or _COUNTED_THINGS.fullmatch(text)):
         return _cut(text, match)
     return text, ""
 
@@ -114,10 +119,14 @@ def _unit(words: list[str], power: str) -> str:
 
 def _is_unit_text(content: str) -> bool:
     words = content.replace("/", " ").replace(".", " ").replace("^", " ").split()
+    if words[-1:] in (["squared"], ["cubed"]) and not _KNOWN.keys() & {_singular(word) for word in words}:
+        return False
     if "".join(words).lower() in ("am", "pm"):
         return False
     letters = all(word.isalnum() and word.isascii() for word in words)
-    hedged = any((word.isdigit() and "^" not in content) or word.lower() in HEDGES for word in words)
+    hedged = any(
+        (word.isdigit() and "^" not in content) or word.lower() in HEDGES or _singular(word) in HEDGES for word in words
+    )
     return letters and len(words) <= 4 and not hedged
 
 

@@ -58,5 +58,7 @@ def _is_words(source: str, plain: str) -> bool:
     """Words rather than a product of variables: marked as text, capitalised, known, or long."""
     if not _WORDS.fullmatch(plain) or len(plain) < 2:
         return False
-    marked = "\\text" in source or plain[0].isupper() or plain.casefold() in _SHORT_WORDS
-    return marked or max(map(len, plain.split())) > 3
+    if "\\text" in source or plain.casefold() in _SHORT_WORDS:
+        return True
+    # "R-r" and "AB" are expressions, whose letters differ from "r-R" and "ab".
+    return max(map(len, re.split("[ '-]", plain))) > (2 if plain[0].isupper() else 3)

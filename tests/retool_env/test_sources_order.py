@@ -79,7 +79,8 @@ def test_a_part_is_played_through_before_a_problem_comes_again() -> None:
         passes = [drawn[name][start : start + size] for start in range(0, len(drawn[name]) - size, size)]
         assert all(len(set(one)) == size for one in passes)
         assert len(passes) > 10 and passes[0] != passes[1]
-    assert mixed([3, 1], [40, 10], seed=1).problem(0) != source.problem(0) or drawn["p0"] != drawn["p1"]
+    other = mixed([3, 1], [40, 10], seed=1)
+    assert [other.problem(k) for k in range(50)] != [source.problem(k) for k in range(50)]
 
 
 def test_weight_zero_is_never_drawn_and_endless_parts_go_on() -> None:
@@ -112,7 +113,7 @@ def test_a_mixture_on_the_command_line(tmp_path: Path) -> None:
     finite = open_source(**ProblemsConfig(**{**config.problems.model_dump(), "size": 9}).model_dump())
     assert finite.size == 9
     assert [finite.problem(k) for k in range(9)] == [source.problem(k) for k in range(9)]
-    with pytest.raises(UsageError, match="unknown key 'problems.parts.0.wight'; did you mean 'weight'"):
+    with pytest.raises(UsageError, match=r"unknown key 'problems\.parts\.0\.wight'"):
         compose("train", TrainConfig, ["problems.parts=[{wight: 3}]"])
 
 

@@ -67,7 +67,7 @@ EXACT_DIFFERENT = [
     (r"30 \text{ km/h}", r"30 \text{ mph}"),
     ("1", "x+y = 1"), (r"\frac34 = 0.8", r"\frac34"), ("x=3, y=2", "(2,3)"),
     ("Wrong: 34", "34"), ("not: 34", "34"), ("(1,2)", r"\begin{pmatrix}2\\1\end{pmatrix}"),
-    (r"x \equiv 12 \pmod 7", r"x \equiv 5 \pmod 8"), (r"-\text{Evelyn}", r"\text{Evelyn}"), ("-CD", "CD"),
+    (r"x \equiv 12 \pmod 7", r"x \equiv 5 \pmod 8"), (r"-\text{Evelyn}", r"\text{Evelyn}"),
     (r"\text{(E)}+1", "E"),
     (r"\text{yes and no}", "yes"), ("30", r"30 \text{ or } 31"), ("34", ""), ("", "34"), ("34", " "),
     (r"\text{}", r"\text{}"), ("34", r"\boxed{}"),
@@ -89,6 +89,7 @@ SYMBOLIC_EQUAL = [
 ]  # fmt: skip
 
 SYMBOLIC_DIFFERENT = [
+    ("-CD", "CD"), ("R", "r"), ("R+r", "2R"), ("R-r", "r-R"), (r"\Theta", r"\theta"), ("AB", "ab"),
     ("0", "a+3z = 0"), ("y = 2x", "z = 2x"), (r"x \ne 0", r"x \ne 1"),
     ("30", r"\frac{\pi}{6}"), (r"90", r"\frac{\pi}{2}"), (r"46^\circ", r"\frac{\pi}{4}"), (r"\sin 30", r"\frac12"),
     ("1.414", r"\sqrt2"), (r"\frac{0}{0}", "0"), ("1/0", "0"), (r"\frac{355}{113}", r"\pi"), ("10^{-7}x", "0x"),
