@@ -47,6 +47,8 @@ bench: $(SET_UP)
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/verifier.py
+	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/size.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -76,7 +76,7 @@ COMMANDS = {
 # Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
 GROUPS = {
     "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
-    "data": ("check a data file: ungradable golds, duplicates, overlap", "retool_env.data.cli:main"),
+    "data": ("check, prepare, filter and convert data files", "retool_env.data.cli:main"),
     "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
     "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
 }

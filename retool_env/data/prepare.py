@@ -11,6 +11,7 @@ Left out: near-duplicates in other words.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,15 +90,15 @@ def prepare(
     held_out = {asked(problem) for path in against for problem in _problems(FileReader(path=path))}
     seen = Seen()
     readers = [FileReader(path=path, layout=layout, split=split, seen=seen) for path in inputs]
-    overlap: list[Problem] = []
+    overlaps = 0
 
     def fresh() -> Iterator[Problem | Dropped]:
-        for reader in readers:
-            for one in reader:
-                if isinstance(one, Problem) and asked(one) in held_out:
-                    overlap.append(one)
-                else:
-                    yield one
+        nonlocal overlaps
+        for one in itertools.chain.from_iterable(readers):
+            held = isinstance(one, Problem) and asked(one) in held_out
+            overlaps += held
+            if not held:
+                yield one
 
     kept, dropped = keep_gradable(fresh(), where=", ".join(inputs), limit=size)
     doubtful = [problem for problem in kept if problem.id in seen.contradicted]
@@ -111,7 +112,7 @@ def prepare(
         num_rows=sum(reader.num_rows for reader in readers),
         num_problems=len(problems),
         num_repeats=seen.num_repeats,
-        num_overlap=len(overlap),
+        num_overlap=overlaps,
         dropped=tuple((one.id, one.gold, one.reason) for one in dropped),
         removed=tuple(sorted(set().union(*(reader.removed for reader in readers)))),
     )

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.feeder import ProblemSource
 from retool_env.problems import Problem
 from retool_env.sources.golds import Dropped
+
+if TYPE_CHECKING:
+    from retool_env.sources.rates import Difficulty
 
 __all__ = ["Dropped", "ListSource", "Split", "open_source"]
 
@@ -94,29 +97,37 @@ def open_source(
     elif name == "mixture":
         source = _mixture(parts, seed, size)
     elif name == "file" or name in LAYOUTS:
-        from retool_env.sources.file import read_source
-
-        return read_source(
-            _given(path, name),
-            name=name,
-            layout=layout or (name if name in LAYOUTS else None),
-            split=split,
-            size=size,
-            unique=unique,
-            difficulty=chosen,
-        )
+        layout = layout or (name if name in LAYOUTS else None)
+        return _file(name, path, layout, split, size, unique, chosen)
     else:
-        names = ("arithmetic", "file", "mixture", *LAYOUTS)
-        raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, names)}")
-    if chosen.bank[0] and not isinstance(source, ListSource):
-        raise UsageError(f"problems={name!r} never ends, and has no pass rates to choose by; set problems.size")
-    return chosen.among(source) if isinstance(source, ListSource) else source
+        raise UsageError(
+            f"problems={name!r} is unknown{did_you_mean(name, ('arithmetic', 'file', 'mixture', *LAYOUTS))}"
+        )
+    return _chosen(chosen, source)
 
 
-def _given(path: str | Path | None, name: str) -> str:
+def _chosen(chosen: Difficulty, source: ProblemSource) -> ProblemSource:
+    if isinstance(source, ListSource):
+        return chosen.among(source)
+    if chosen.bank[0]:
+        raise UsageError(f"problems={source.name!r} never ends, and has no pass rates to choose by; set problems.size")
+    return source
+
+
+def _file(
+    name: str,
+    path: str | Path | None,
+    layout: str | None,
+    split: str,
+    size: int | None,
+    unique: bool,
+    chosen: Difficulty,
+) -> ProblemSource:
+    from retool_env.sources.file import read_source
+
     if path is None:
         raise UsageError(f"problems.path is not set; problems={name} needs a file, e.g. problems.path=test.jsonl")
-    return str(path)
+    return read_source(str(path), name=name, layout=layout, split=split, size=size, unique=unique, difficulty=chosen)
 
 
 def _arithmetic(split: str, seed: int, size: int | None, families: Mapping[str, float] | None) -> ProblemSource:

@@ -17,7 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retool_env.errors import UsageError
-from retool_env.sandbox import Limits, LocalSandbox, RunStatus, Sandbox, open_sandbox, release, shared_sandbox
+from retool_env.sandbox import (
+    Limits,
+    LocalSandbox,
+    RunStatus,
+    Sandbox,
+    open_sandbox,
+    registry,
+    release,
+    shared_sandbox,
+)
 from retool_env.sandbox.box.wire import Report
 from retool_env.sandbox.capture import Capture
 from retool_env.sandbox.exchange import judge
@@ -324,7 +333,10 @@ def test_nonsense_sizes_are_usage_errors() -> None:
         LocalSandbox(workers=0)
 
 
-def test_shared_sandbox_lives_until_its_last_user_is_gone() -> None:
+def test_shared_sandbox_lives_until_its_last_user_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Environments that other tests left open are users too.
+    monkeypatch.setattr(registry, "_shared", {})
+    monkeypatch.setattr(registry, "_users", {})
     first, second = shared_sandbox("fork"), shared_sandbox("fork")
     assert first is second
     release("fork")
