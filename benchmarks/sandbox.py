@@ -126,12 +126,15 @@ def cancel_to_gone(sandbox: LocalSandbox) -> float:
 
 def kill_zygote() -> tuple[float, float]:
     """Seconds from a zygote's SIGKILL until its caller is told, and until the next program has run."""
+    before = stubs()
     with LocalSandbox(image="light", spares=0) as sandbox, ThreadPoolExecutor(1) as pool:
         sandbox.health()
+        (stub,) = stubs() - before
+        (zygote,) = (child for child, parent in parents().items() if parent == stub)
         waiting = pool.submit(sandbox.run, "import time; time.sleep(60)")
         time.sleep(0.3)
         start = time.perf_counter()
-        os.kill(zygote_of(os.getpid()), signal.SIGKILL)
+        os.kill(zygote, signal.SIGKILL)
         assert waiting.result().status is RunStatus.SANDBOX_ERROR
         told = time.perf_counter() - start
         assert sandbox.health().status is RunStatus.OK
@@ -184,11 +187,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def zygote_of(pid: int) -> int:
-    """The newest zygote: the child of the newest stub among our children."""
-    table = parents()
-    stub = max(child for child, parent in table.items() if parent == pid)
-    return next(child for child, parent in table.items() if parent == stub)
+def stubs() -> set[int]:
+    """Our own children: the processes that stay outside of their zygotes' namespaces."""
+    return {child for child, parent in parents().items() if parent == os.getpid()}
 
 
 def measures(stack: ExitStack, fusion_url: str | None, seconds: float) -> dict[str, Callable[[], float]]:
