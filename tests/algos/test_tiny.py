@@ -50,7 +50,9 @@ def test_the_tokenizer_is_the_same_every_time() -> None:
 
 def test_traces_train_policy_tokens_only(tokenizer: FileTokenizer, tiny_env: EnvConfig) -> None:
     config = SftConfig(traces={"num": 200}, env=tiny_env)
-    for sample in trace_samples(config, tiny_env):
+    samples, total = trace_samples(config, tiny_env)
+    assert total == 200
+    for sample in samples:
         trained = tokenizer.decode(sample.token_ids[sample.trained])
         rest = tokenizer.decode(sample.token_ids[~sample.trained])
         assert "<interpreter>" not in trained
