@@ -64,7 +64,7 @@ class Limits:
         wall_seconds: wall-clock backstop, counted from dispatch. Time in which the program wanted a processor and
             the machine was too busy to give it one does not count, up to ten times the limit.
         memory_mb: address space in MiB beyond what the warm interpreter already has. If the program may start others,
-            also what all of them hold together.
+            also what all of them hold together, but for sessions and runs with ``fetch``.
         output_bytes: bytes kept of each of stdout and stderr, half from the start and half from the end.
         stop_bytes: a program that writes more than this to one of them is stopped.
         disk_mb: size in MiB of the private memory file system it may write to, in addition to ``memory_mb``.

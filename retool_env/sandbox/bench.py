@@ -9,7 +9,6 @@ Left out: other sandboxes (``benchmarks/sandbox.py`` sets them beside this one).
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from rich.table import Table
 from retool_env.sandbox.base import RunStatus, Sandbox
 from retool_env.sandbox.box.images import Image
 from retool_env.sandbox.local import LocalSandbox
+from retool_env.terminal import Parser
 
 __all__ = ["SCIENCE", "TRIVIAL", "Program", "bare_fork", "bench", "latency", "main", "medians", "throughput"]
 
@@ -168,7 +168,7 @@ def _table(image: str, tier: str, cores: int, found: dict[str, float]) -> Table:
 
 def main(arguments: list[str]) -> int:
     """``retool sandbox bench``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="retool sandbox bench",
         description=(
             "measure the local sandbox; F is a bare fork, exit and wait of a process with the same modules, and "

@@ -6,20 +6,20 @@ A sub-command is a function ``(arguments) -> exit code`` that parses its own fla
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.sandbox.base import Limits, RunResult, RunStatus
 from retool_env.sandbox.registry import open_sandbox
+from retool_env.terminal import Parser
 
-__all__ = ["COMMANDS", "Parser", "main", "run"]
+__all__ = ["COMMANDS", "main", "run"]
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run one program and say how it ended", "retool_env.sandbox.cli:run"),
@@ -44,22 +44,6 @@ examples:
 
 exit code: 0 the program ended well, 1 it did not, 2 a mistake in the command, 3 the sandbox itself failed
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Help as written, and mistakes as :class:`UsageError` with the way to the help."""
-
-    def __init__(self, command: str, summary: str, epilog: str) -> None:
-        super().__init__(
-            prog=f"retool sandbox {command}",
-            description=summary,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -97,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
 def _run_parser() -> Parser:
     default = Limits()
-    parser = Parser("run", "Run one Python program in a sandbox.", RUN_EXAMPLES)
+    parser = Parser(prog="retool sandbox run", description="Run one Python program in a sandbox.", epilog=RUN_EXAMPLES)
     parser.add_argument("file", metavar="FILE", help="the program; - reads it from standard input")
     parser.add_argument(
         "--mode", choices=("script", "notebook"), default="script", help="notebook also shows a last expression's value"

@@ -5,7 +5,6 @@ Each tier is really started and a program run in it. Left out: other parts of th
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from retool_env.sandbox.bench import TRIVIAL, latency
 from retool_env.sandbox.box.wire import TIERS, Tier
 from retool_env.sandbox.local import LocalSandbox
 from retool_env.sandbox.remedies import TierError, remedy
+from retool_env.terminal import Parser
 
 __all__ = ["Finding", "examine", "main"]
 
@@ -88,7 +88,7 @@ def _facts(python: str | None) -> list[tuple[str, str]]:
 
 def main(arguments: list[str]) -> int:
     """``retool sandbox doctor``: 0 when programs can be isolated here, 3 when not."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="retool sandbox doctor",
         description="find out, by doing it, how strongly programs can be isolated on this host",
         epilog="exit code: 0 programs can be isolated, 3 they cannot",

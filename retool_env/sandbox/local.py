@@ -29,7 +29,7 @@ from retool_env.sandbox.exchange import Job, execute
 from retool_env.sandbox.keeper import Keeper, UnavailableError
 from retool_env.sandbox.metrics import Recorder, SandboxMetrics
 from retool_env.sandbox.process import ZygoteGoneError
-from retool_env.sandbox.session import Host, open_host, run_and_fetch
+from retool_env.sandbox.session import Host, run_and_fetch
 
 __all__ = ["LocalSandbox", "LocalSession"]
 
@@ -204,10 +204,10 @@ class LocalSandbox:
         keeper = crew.keeper_for("numpy")
         zygote = keeper.get()
         try:
-            host = open_host(zygote, job)
+            host = Host(zygote, job)
         except ZygoteGoneError:
             keeper.retire(zygote)
-            host = open_host(keeper.get(), job)
+            host = Host(keeper.get(), job)
         session = LocalSession(self, crew, host, job.limits, key)
         crew.sessions.add(session)
         return session

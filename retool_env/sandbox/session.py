@@ -1,6 +1,6 @@
 """A session from the caller's side: cells handed one by one to the host that lives in the box (see ``box.cells``).
 
-:func:`open_host` starts the box; :class:`Host` runs cells in it. The state is the far side's; here is only the way
+:class:`Host` is a box that takes cells. The state is the far side's; here is only the way
 there. A program whose files are to be read back is a host with a single cell that is ``alone``.
 
 Left out: admission of cells, and what a caller sees as a session (``local``).
@@ -21,7 +21,7 @@ from retool_env.sandbox.box.wire import PACKET, Cell, CellReport
 from retool_env.sandbox.exchange import Job, Streams, answer_by, armed, new_order, result_of, take_report
 from retool_env.sandbox.process import ZygoteGoneError, ZygoteProcess
 
-__all__ = ["Host", "open_host", "run_and_fetch"]
+__all__ = ["Host", "run_and_fetch"]
 
 _STOP: Final = b"{}"
 _START_SECONDS: Final = 20.0
@@ -32,7 +32,6 @@ def _new_cell(job: Job, *, alone: bool) -> Cell:
         "mode": job.mode,
         "cpu_seconds": job.limits.cpu_seconds,
         "wall_seconds": job.limits.wall_seconds,
-        "memory_mb": job.limits.memory_mb,
         "stdin": bool(job.stdin),
         "files": bool(job.files),
         "fetch": list(job.fetch),
@@ -41,7 +40,11 @@ def _new_cell(job: Job, *, alone: bool) -> Cell:
 
 
 class Host:
-    """One box that takes cells. Not thread-safe but for :meth:`close`."""
+    """One box, whose limits are those of ``job``. Not thread-safe but for :meth:`close`.
+
+    Raises:
+        SandboxError: it does not come up.
+    """
 
     def __init__(self, zygote: ZygoteProcess, job: Job) -> None:
         self._zygote = zygote
@@ -111,12 +114,7 @@ class Host:
             self._stack.close()
 
 
-def open_host(zygote: ZygoteProcess, job: Job) -> Host:
-    """Start a box whose limits are those of ``job``. Raises :class:`SandboxError`."""
-    return Host(zygote, job)
-
-
 def run_and_fetch(zygote: ZygoteProcess, job: Job, cancel: Cancel | None) -> RunResult:
     """One program, its files read back after its end by the host, which it cannot touch."""
-    with contextlib.closing(open_host(zygote, job)) as host:
+    with contextlib.closing(Host(zygote, job)) as host:
         return host.run(job, cancel, alone=True)

@@ -16,7 +16,6 @@ import resource
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from . import root, seccomp, syscalls
@@ -81,8 +80,9 @@ def _fixed_limits() -> None:
         _cap(what, value)
 
 
-def _tasks_on_this_host() -> int:
-    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+def _tasks_on_this_host(proc: int) -> int:
+    with open(os.open("loadavg", os.O_RDONLY, dir_fd=proc)) as file:
+        return int(file.read().split()[3].partition("/")[2])
 
 
 def close_inherited(first: int) -> None:
@@ -140,7 +140,7 @@ class Confinement:
         """Go into the box and give up all power, up to limits and filter; the directory that is the program's own."""
         # Not setsid: it would make a scheduling group of its own, with the share of everything else together.
         os.setpgid(0, 0)
-        tasks = 0 if self.own_tasks else _tasks_on_this_host()
+        tasks = 0 if self.own_tasks else _tasks_on_this_host(self.proc)
         if self.boxed:
             self._mount(slot, disk_mb)
             scratch = root.HOME

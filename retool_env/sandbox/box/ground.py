@@ -59,7 +59,7 @@ class Ground:
             first_uid=self.first_uid,
             proc=self.proc,
             links=links,
-            own_tasks=own or self.tier.startswith("T1"),
+            own_tasks=own,
         )
 
 

@@ -86,7 +86,6 @@ class Cell(TypedDict):
     mode: str
     cpu_seconds: float
     wall_seconds: float
-    memory_mb: int
     stdin: bool
     files: bool
     fetch: list[str]
@@ -100,14 +99,7 @@ class CellReport(Report):
 
 
 class Ready(TypedDict):
-    """The zygote's first packet: the tier it got, and why not a stronger one that was asked for, by tier.
-
-    ``tier`` is empty when it got none; the zygote has ended then. ``own_tasks``: the number of a program's threads
-    and processes is counted for it alone.
-    """
+    """The zygote's first packet: the tier it got, empty when none, and why not a stronger one that would have done."""
 
     tier: str
     refused: dict[str, str]
-    identity: str
-    landlock: int
-    pid: int

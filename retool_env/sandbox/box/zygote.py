@@ -264,7 +264,7 @@ def main(request_fd: int, parent: int, set_up: Set_up) -> None:
     requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=request_fd)
     base = set_up["base"]
     site, refused = ground.choose(set_up["tiers"], base=base, hint=set_up["hint"])
-    ready: Ready = {"tier": "", "refused": refused, "identity": "", "landlock": 0, "pid": os.getpid()}
+    ready: Ready = {"tier": "", "refused": refused}
     if site is None:
         requests.send(json.dumps(ready).encode())
         return
@@ -277,8 +277,7 @@ def main(request_fd: int, parent: int, set_up: Set_up) -> None:
     stage = Stage(confinement=confinement, baseline=counters.address_space())
     nursery = Nursery(stage, pid_namespace=site.pid_namespace, spares=set_up["spares"])
     zygote = Zygote(requests, parent, stage, nursery, counters)
-    version = confinement.landlock.version if confinement.landlock else 0
-    ready["tier"], ready["identity"], ready["landlock"] = site.tier, site.identity, version
+    ready["tier"] = site.tier
     try:
         requests.send(json.dumps(ready).encode())
         zygote.serve()

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from retool_env.errors import InfrastructureError, MissingExtraError, SandboxError, UsageError
-from retool_env.sandbox.cli import Parser
+from retool_env.terminal import Parser
 
 __all__ = ["main"]
 
@@ -53,7 +53,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser("serve", "Serve the sandbox of this machine over SandboxFusion's HTTP protocol.", EXAMPLES)
+    parser = Parser(
+        prog="retool sandbox serve",
+        description="Serve the sandbox of this machine over SandboxFusion's HTTP protocol.",
+        epilog=EXAMPLES,
+    )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
     add("--port", type=_port, default=8080, help="0 takes any free one and prints it (default: %(default)s)")
