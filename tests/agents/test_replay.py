@@ -14,6 +14,7 @@ from agents.replay import main, replay_run
 from retool_env import sandbox
 from retool_env.compose import compose
 from retool_env.errors import UsageError
+from retool_env.outcome import Outcome
 from retool_env.trajectory import append_trajectories, read_trajectories
 
 
@@ -88,3 +89,19 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("out: here\n")
     with pytest.raises(UsageError, match="no section 'env'"):
         main([str(tmp_path)])
+
+
+def test_a_difference_behind_the_last_turn_is_found(run: Path, tmp_path: Path) -> None:
+    """The engine failed after a tool's output: no later turn shows that the output differs."""
+    first = next(iter(read_trajectories(run / "trajectories.jsonl")))
+    whole = first.transcript
+    spans = whole.spans[: [span.role for span in whole.spans].index("tool") + 1]
+    end = spans[-1].end
+    arrays = {n: getattr(whole, n)[:end] for n in ("token_ids", "action_mask", "logprobs", "policy_version")}
+    call = dataclasses.replace(first.record.calls[0], text="999")
+    record = dataclasses.replace(
+        first.record, outcome=Outcome.ENGINE_OUTAGE, turns=first.record.turns[:1], calls=(call,), verdict=None
+    )
+    cut = dataclasses.replace(whole, spans=spans, **arrays)
+    _, (found,) = replay_run(changed(run, tmp_path, record=record, transcript=cut))
+    assert found.token >= spans[-1].start
