@@ -4,12 +4,19 @@ An agent is anything with a thread-safe ``act``. Ids are the contract: what it r
 log-probabilities of exactly these ids, or NaN where the agent knows none (a script, an oracle, a chat endpoint).
 An engine that fails raises :class:`~retool_env.errors.EngineError`; whoever drives the episode turns that into an
 empty action.
+
+An :class:`Engine` is an agent whose weights are trained while it samples. Its requests may span an update: every id
+carries the version of the weights that it was sampled from.
+
+Every request gives at least one id or raises, and never more than its budget. A turn ends behind the id that completes
+a stop string or is the end-of-turn id; that id is returned, with its log-probability.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -19,8 +26,11 @@ from pydantic import Field
 
 from retool_env.config import Config
 from retool_env.errors import EngineError
+from retool_env.problems import Message
+from retool_env.sandbox import Cancel
+from retool_env.tools import ToolSpec
 
-__all__ = ["Agent", "BatchAgent", "Generation", "Request", "Sampling", "act_many"]
+__all__ = ["Agent", "BatchAgent", "Engine", "Generation", "Request", "Sampling", "act_many"]
 
 
 class Sampling(Config):
@@ -52,7 +62,11 @@ class Request:
         sampling: how to sample.
         seed: of this turn; the same request with the same seed gives the same ids in deterministic mode.
         session: names the episode, for engines that keep its KV cache.
+        group: names the samples of one problem, which share a prompt.
         turn: number of the turn within the episode.
+        cancel: ends the request from another thread; what was sampled until then comes back as ``abort``.
+        messages: the context as a conversation, for agents whose ``reads_messages`` is true.
+        tools: what can be called, for the same agents.
     """
 
     token_ids: NDArray[np.int64]
@@ -61,7 +75,11 @@ class Request:
     sampling: Sampling = PLAIN
     seed: int = 0
     session: int = 0
+    group: int = 0
     turn: int = 0
+    cancel: Cancel | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +87,10 @@ class Generation:
     """What was sampled.
 
     Attributes:
-        token_ids: the sampled ids, the stop included, ``[num_new]``; empty only after an engine failure.
+        token_ids: the sampled ids, the stop included, ``[num_new]``; empty only with ``abort``.
         logprobs: of the distribution that they were sampled from, float32 ``[num_new]``; NaN for unknown.
-        finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: a failure.
+        finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: cancelled, or
+            a failure.
         policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.
     """
 
@@ -105,7 +124,8 @@ class Agent(Protocol):
         """Generate one turn. Thread-safe.
 
         Raises:
-            EngineError: the engine failed.
+            EngineError: the engine failed, for good: an agent tries again on its own where that can help.
+            UsageError: the request cannot be served by this agent, whatever its state.
         """
         ...
 
@@ -115,6 +135,29 @@ class BatchAgent(Agent, Protocol):
     """An agent that is quicker with many requests at once."""
 
     def act_many(self, requests: Sequence[Request]) -> list[Generation]: ...
+
+
+@runtime_checkable
+class Engine(Agent, Protocol):
+    """An agent that samples from weights which change."""
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights that the next id is sampled from."""
+        ...
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is sampled inside the block. Requests in flight wait and go on behind it, with what they have."""
+        ...
+
+    def set_version(self, version: int) -> None:
+        """The weights have changed: what was computed with the old ones is not used again. Call it when paused, or
+        when no request is in flight."""
+        ...
+
+    def close(self) -> None:
+        """End what runs and free what is held; idempotent."""
+        ...
 
 
 def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
