@@ -4,13 +4,16 @@ PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SET_UP := $(VENV)/.set-up
+RETOOL_SGLANG_HOME ?= $(HOME)/.cache/retool/sglang-cpu
+SGLANG_SET_UP := $(RETOOL_SGLANG_HOME)/.set-up
 
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow test-sglang setup-sglang lint format bench clean
 
 help:
 	@echo "make demo       teach a tiny model when to call Python, on two CPU cores; ends with runs/demo/report.html"
 	@echo "make test       lint, types and tests (at most 15 minutes on two cores)"
 	@echo "make test-slow  kill-and-resume and the full demo with its bars"
+	@echo "make test-sglang  tests with a real SGLang server on the CPU; installs it once (3 GB, $(RETOOL_SGLANG_HOME))"
 	@echo "make bench      measurements, each printed with the command that made it"
 	@echo "make setup      only the set-up, in $(VENV)"
 	@echo "make lint       ruff and mypy      make format  ruff's formatter      make clean  remove $(VENV) and caches"
@@ -28,10 +31,23 @@ demo: $(SET_UP)
 	$(BIN)/retool demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not sglang"
 
 test-slow: $(SET_UP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not sglang"
+
+test-sglang: $(SET_UP) setup-sglang
+	RETOOL_SGLANG_PYTHON=$(RETOOL_SGLANG_HOME)/bin/python $(BIN)/python -m pytest -m sglang
+
+setup-sglang: $(SGLANG_SET_UP)
+
+# Outside of the repository: 3 GB, and the same for every checkout. What was downloaded is kept by pip's cache, so that
+# a broken attempt goes on where it was.
+$(SGLANG_SET_UP): tests/sglang_cpu/requirements.txt
+	@echo "setting up SGLang for the CPU in $(RETOOL_SGLANG_HOME) (once; some minutes)"
+	@$(PYTHON) -m venv $(RETOOL_SGLANG_HOME)
+	@$(RETOOL_SGLANG_HOME)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps -r $<
+	@touch $@
 
 lint: $(SET_UP)
 	$(BIN)/ruff check .

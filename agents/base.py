@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from retool_env.config import Config
-from retool_env.errors import EngineError
+from retool_env.errors import EngineError, UsageError
 from retool_env.problems import Message
 from retool_env.sandbox import Cancel
 from retool_env.tools import ToolSpec
 
-__all__ = ["Agent", "BatchAgent", "Engine", "Generation", "Request", "Sampling", "act_many"]
+__all__ = ["Agent", "BatchAgent", "Engine", "Generation", "Request", "Sampling", "act_many", "check_request"]
 
 
 class Sampling(Config):
@@ -100,12 +100,12 @@ class Generation:
     policy_version: NDArray[np.int64]
 
     @classmethod
-    def written(cls, ids: Sequence[int]) -> Generation:
+    def written(cls, ids: Sequence[int], finish_reason: Literal["stop", "length"] = "stop") -> Generation:
         """Ids that were written rather than sampled: no log-probabilities, no version."""
         return cls(
             token_ids=np.array(ids, dtype=np.int64),
             logprobs=np.full(len(ids), np.nan, dtype=np.float32),
-            finish_reason="stop",
+            finish_reason=finish_reason,
             policy_version=np.full(len(ids), -1, dtype=np.int64),
         )
 
@@ -158,6 +158,22 @@ class Engine(Agent, Protocol):
     def close(self) -> None:
         """End what runs and free what is held; idempotent."""
         ...
+
+
+def check_request(request: Request, vocab_size: int) -> None:
+    """Refuse what no agent can serve: an empty context, a budget of nothing, or ids that do not exist.
+
+    Raises:
+        UsageError: says which.
+    """
+    ids = request.token_ids
+    if not len(ids) or request.budget < 1:
+        raise UsageError(f"a request of {len(ids)} ids with a budget of {request.budget}: both must be at least 1")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise UsageError(
+            f"the context has ids {ids.min()}..{ids.max()}, but the agent's vocabulary is [0, {vocab_size}); "
+            "the environment's tokenizer must be that of the agent"
+        )
 
 
 def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:

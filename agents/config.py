@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from pydantic import JsonValue, PositiveInt, SecretStr
 
 from agents.base import Sampling
 from retool_env.config import Config, EnvConfig, ProblemsConfig
@@ -14,12 +14,28 @@ class AgentConfig(Config):
     """Who answers.
 
     Attributes:
-        name: ``embedded`` samples from a checkpoint in this process; ``oracle`` runs a known program per problem.
-        path: checkpoint folder in Hugging Face format, for ``embedded``.
+        name: ``embedded`` samples from a checkpoint in this process, ``sglang`` from SGLang servers, ``openai`` asks a
+            chat endpoint, ``oracle`` runs a known program per problem, ``random``, ``scripted`` and ``human`` write
+            what their names say; ``path/to/file.py:Class`` or an installed name for your own.
+        path: checkpoint folder in Hugging Face format; its tokenizer becomes the environment's.
+        url: of the server, or a list of several, for ``sglang`` and ``openai``.
+        api_key: for the same; by default the environment variable SGLANG_API_KEY or OPENAI_API_KEY. Never written to
+            the run folder.
+        model: what the chat endpoint calls the model.
+        options: further settings of this agent, as ``{name: value, ...}``; see ``docs/agents.md``.
     """
 
     name: str = "embedded"
     path: str | None = None
+    url: str | tuple[str, ...] | None = None
+    api_key: SecretStr | None = None
+    model: str | None = None
+    options: dict[str, JsonValue] | None = None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """``url`` as a list, empty when not set."""
+        return (self.url,) if isinstance(self.url, str) else self.url or ()
 
 
 class EvalConfig(Config):

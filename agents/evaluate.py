@@ -18,24 +18,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agents.base import Agent
-from agents.config import AgentConfig, EvalConfig
+from agents.config import EvalConfig
 from agents.console import make_console
+from agents.registry import AgentSetup, make_agent
 from agents.rollout import play
-from agents.run_folder import RunFolder, atomic
-from agents.scripted import OracleAgent
+from agents.run_folder import RunFolder
 from agents.stats import Summary, summarise
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
-from retool_env.errors import UsageError, did_you_mean
+from retool_env.errors import UsageError
 from retool_env.feeder import ProblemSource
+from retool_env.files import atomic
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.sources import open_source
-from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory, append_trajectories, drop_torn_line, read_trajectories
 
 __all__ = ["evaluate_agent", "miss_cause", "summary_table"]
-
-AGENTS = ("embedded", "oracle")
 
 
 def evaluate_agent(config: EvalConfig) -> list[Summary]:
@@ -48,13 +46,17 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     if source.size is None:
         raise UsageError(f"problems={source.name!r} never ends; set problems.size (and problems.split=heldout)")
     env = config.env
-    if config.agent.name == "embedded" and config.agent.path:
+    if config.agent.path:
         env = env.model_copy(update={"tokenizer": config.agent.path})
-    agent = _make_agent(config, source, env)
-    check_prompts(source, env)
-    run = RunFolder(config.out, config, resume=True)
-    total = source.size * config.samples
-    played = _play_missing(config, source, agent, env, run, total)
+    setup = AgentSetup(config=config.agent, env=env, source=source, seed=config.seed, threads=config.threads)
+    agent = make_agent(setup)
+    try:
+        check_prompts(source, env)
+        run = RunFolder(config.out, config, resume=True)
+        played = _play_missing(config, source, agent, env, run, source.size * config.samples)
+    finally:
+        if callable(close := getattr(agent, "close", None)):
+            close()
     summaries = summarise(played)
     _write_summary(run.path / "summary.json", summaries)
     _write_misses(run.path / "misses.md", played)
@@ -62,29 +64,6 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     console.print(summary_table(summaries))
     console.print(f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}")
     return summaries
-
-
-def _make_agent(config: EvalConfig, source: ProblemSource, env: EnvConfig) -> Agent:
-    agent = config.agent
-    if agent.name == "oracle":
-        assert source.size is not None
-        return OracleAgent(map(source.problem, range(source.size)), load_tokenizer(env.tokenizer))
-    if agent.name != "embedded":
-        raise UsageError(f"agent={agent.name!r} is unknown{did_you_mean(agent.name, AGENTS)}")
-    if agent.path is None:
-        raise UsageError("agent.path is not set; give the checkpoint folder, or agent=oracle")
-    return _embedded(config, agent, env)
-
-
-def _embedded(config: EvalConfig, agent: AgentConfig, env: EnvConfig) -> Agent:
-    from agents.embedded import EmbeddedAgent
-    from agents.loading import check_context, load_model, setup_torch
-
-    assert agent.path is not None
-    setup_torch(seed=config.seed, threads=config.threads, deterministic=True)
-    model = load_model(agent.path)
-    check_context(model, env)
-    return EmbeddedAgent(model, load_tokenizer(agent.path))
 
 
 def _play_missing(

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from agents.run_folder import atomic
 from retool_env.config import EnvConfig
 from retool_env.errors import UsageError
+from retool_env.files import atomic
 
 __all__ = ["check_context", "load_model", "save_checkpoint", "setup_torch"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,9 +25,15 @@ __all__ = ["Recorder"]
 
 
 class Recorder:
-    """Collects generations and gives out finished trajectories. Thread-safe."""
+    """Collects generations and gives out finished trajectories. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        on_trajectory: called with every trajectory in the thread that finished the episode; without it they are kept
+            until :meth:`drain`.
+    """
+
+    def __init__(self, on_trajectory: Callable[[Trajectory], None] | None = None) -> None:
+        self._on_trajectory = on_trajectory
         self._turns: dict[int, list[Generation]] = defaultdict(list)
         self._finished: dict[int, Trajectory] = {}
         self._lock = threading.Lock()
@@ -47,13 +54,11 @@ class Recorder:
             record=record,
             transcript=_join(episode, [turn for turn in turns if len(turn.token_ids)]),
         )
+        if self._on_trajectory is not None:
+            self._on_trajectory(trajectory)
+            return
         with self._lock:
             self._finished[ticket.index] = trajectory
-
-    def take(self, ticket: int) -> Trajectory:
-        """The finished trajectory of a ticket; it is handed out once."""
-        with self._lock:
-            return self._finished.pop(ticket)
 
     def drain(self) -> list[Trajectory]:
         """All finished trajectories, in ticket order."""

@@ -1,44 +1,31 @@
-"""The plain loop: rounds over ``env.step``, all live episodes of a round as one batch of the agent.
+"""The plain loops over ``env.step``: in rounds, and every slot for itself.
 
-This is the whole of rollout semantics on one page, single-threaded, and the oracle that the TorchRL collector must
-equal bit for bit in deterministic mode. Evaluation uses it as it is. Slot ``s`` plays tickets ``s, s+n, s+2n, ...``;
-requests of a round are ordered by ticket; a slot whose tickets are used up drops out.
+:class:`Slots` is the whole of rollout semantics on one page, single-threaded: all live episodes of a round are one
+batch of the agent. It is the oracle that the TorchRL collector must equal bit for bit in deterministic mode. Slot ``s``
+plays tickets ``s, s+n, s+2n, ...``; requests of a round are ordered by ticket; a slot without tickets drops out.
+
+An agent that takes one request at a time (a server, a chat endpoint, a person) would serve a round one by one.
+:class:`~agents.free_slots.FreeSlots` gives each slot a thread for those. :func:`play` picks, and gives the same
+trajectories in the same order wherever the agent's answers do not depend on who asks first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from agents.base import Agent, Generation, Request, Sampling, act_many
+from agents.base import Agent, BatchAgent, Generation, Sampling, act_many
+from agents.free_slots import FreeSlots
 from agents.recorder import Recorder
+from agents.requests import Asker, Observation, make_request
 from retool_env.config import EnvConfig
 from retool_env.envs.math_tool import MathToolEnv
 from retool_env.errors import EngineError
 from retool_env.feeder import Feeder, ProblemSource
-from retool_env.seeding import derive
 from retool_env.trajectory import Trajectory
 
 __all__ = ["Slots", "make_request", "play"]
-
-Observation = dict[str, NDArray[np.int64]]
-
-
-def make_request(observation: Observation, *, sampling_seed: int, stop: tuple[str, ...], sampling: Sampling) -> Request:
-    """What the agent is asked in the state that the observation shows."""
-    turn = int(observation["turn"][0])
-    return Request(
-        token_ids=observation["token_ids"],
-        budget=int(observation["budget"][0]),
-        stop=stop,
-        sampling=sampling,
-        seed=derive(sampling_seed, "turn", turn),
-        session=int(observation["ticket"][0]),
-        turn=turn,
-    )
 
 
 class Slots:
@@ -55,9 +42,8 @@ class Slots:
         settings = env.model_dump()
         self._envs = [MathToolEnv(feeder=feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)]
         self._observations: list[Observation | None] = [None] * num_slots
-        self._feeder, self._recorder, self._agent = feeder, recorder, agent
-        self._sampling = sampling
-        self._stop = self._envs[0].dialect.stop
+        self._recorder, self._agent = recorder, agent
+        self._asker = Asker(agent, env, sampling)
 
     def run(self, first: int, count: int) -> Iterator[list[Trajectory]]:
         """Play tickets ``first .. first + count - 1``; yields what each round finished, in ticket order.
@@ -90,7 +76,8 @@ class Slots:
         return int(observation["ticket"][0])
 
     def _round(self, live: list[int]) -> list[Trajectory]:
-        requests = [self._request(slot) for slot in live]
+        asked = [(self._envs[slot], self._observations[slot]) for slot in live]
+        requests = [self._asker.request(env, seen) for env, seen in asked if seen is not None]
         try:
             generations = act_many(self._agent, requests)
         except EngineError:
@@ -100,12 +87,6 @@ class Slots:
             observation, _, terminated, truncated, _ = self._envs[slot].step(generation.token_ids)
             self._observations[slot] = None if terminated or truncated else observation
         return self._recorder.drain()
-
-    def _request(self, slot: int) -> Request:
-        observation = self._observations[slot]
-        assert observation is not None
-        seed = self._envs[slot].ticket.sampling_seed
-        return make_request(observation, sampling_seed=seed, stop=self._stop, sampling=self._sampling)
 
 
 def play(
@@ -124,21 +105,27 @@ def play(
     """Play ``num_episodes`` episodes and return the new trajectories in ticket order.
 
     Args:
+        num_slots: episodes in flight.
         skip: tickets that have been played already.
-        on_round: called with the trajectories that each round finished (progress bars, files).
+        on_round: called in this thread with trajectories as they are finished (progress bars, files).
     """
     recorder = Recorder()
+    batched = isinstance(agent, BatchAgent)
     feeder = Feeder(
-        source, seed=seed, group_size=group_size, num_tickets=num_episodes, skip=skip, on_end=recorder.finish
+        source,
+        seed=seed,
+        group_size=group_size,
+        num_tickets=num_episodes,
+        skip=skip,
+        shared=not batched,
+        on_end=recorder.finish,
     )
     num_slots = max(1, min(num_slots, num_episodes))
-    slots = Slots(feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling or Sampling())
+    kind = Slots if batched else FreeSlots
     trajectories: list[Trajectory] = []
-    try:
-        for finished in slots.run(0, num_episodes):
+    with closing(kind(feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling or Sampling())) as slots:
+        for finished in slots.run(0, num_episodes) if isinstance(slots, Slots) else slots.run():
             trajectories += finished
             if on_round is not None:
                 on_round(finished)
-    finally:
-        slots.close()
     return sorted(trajectories, key=lambda trajectory: trajectory.ticket)

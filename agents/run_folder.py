@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
 from retool_env.config import Config
 from retool_env.errors import UsageError
+from retool_env.files import atomic
 
-__all__ = ["RunFolder", "read_metrics"]
+__all__ = ["RunFolder", "atomic", "read_metrics"]
 
 Value = float | int | str | None
 
@@ -98,27 +96,6 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
     """All complete rows of a ``metrics.jsonl``."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)  # left by a killed process that had our number
-    try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _changed(old: object, new: object, prefix: str = "") -> list[str]:

@@ -1,141 +1,114 @@
-"""Rollouts for training, behind one small interface: the plain loop, and TorchRL's collector.
+"""Rollouts through TorchRL's collector: one thread per environment, each with one request in flight.
 
-``collect(step)`` returns every trajectory of one training step in ticket order; ``set_version`` says that the policy
-changed. :class:`PlainRollouts` is the oracle, a loop over ``env.step`` in this thread. :class:`CollectorRollouts` is
-the way it runs: ``GymWrapper(MathToolEnv)`` in one thread per slot under ``AsyncBatchedCollector``, each thread with
-one request in flight through :class:`DirectTransport`, batched and gated by :class:`agents.lockstep.Lockstep`. In
-deterministic mode both give the same bits.
+``GymWrapper(MathToolEnv)`` runs under ``AsyncBatchedCollector``; :class:`DirectTransport` calls the policy in the
+environment's own thread. There a scheduler holds the turn at the gate and gets it generated: in lock-step
+(:mod:`agents.lockstep`), which gives the same bits as the plain loop, or each thread for itself (:mod:`agents.free`),
+where no turn waits for another.
 
-TorchRL's part is concurrency. What a trajectory *is* comes from the recorder; the transitions that the collector
-yields are compared with it, so that neither can drift.
+TorchRL's part is concurrency. What a trajectory *is* comes from the recorder, in the environment's thread; the
+transitions that the collector yields are compared with it, so that neither can drift.
+
+**What a step takes.** The first complete groups, as many as a step has, in ticket order. With staleness 0 these are all
+tickets of the step. With more, a group that waits for a slow episode does not hold up the step while others are
+complete; it is taken by a later step, where what has become too old is withheld (:func:`algos.groups.withhold`). Every
+ticket is taken by exactly one step.
+
+Engine failures are outcomes of episodes; whatever else is raised in a thread is raised again by ``collect``. Not
+handled here: environments on other machines.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import AsyncBatchedCollector
 from torchrl.envs import GymWrapper
 from torchrl.modules.inference_server import InferenceTransport
 
-from agents.base import BatchAgent, Generation, Sampling
-from agents.lockstep import Lockstep, Stopped
+from agents.base import Generation, Request
+from agents.gate import Stopped
 from agents.recorder import Recorder
-from agents.rollout import Slots, make_request
+from agents.requests import Asker
 from algos import specs as _specs  # noqa: F401  TorchRL learns the environment's spaces
+from algos.groups import GroupBuffer
+from algos.rollouts import RolloutState
 from retool_env.config import EnvConfig
 from retool_env.envs.math_tool import MathToolEnv
 from retool_env.errors import EngineError, UsageError
-from retool_env.feeder import Feeder
+from retool_env.feeder import Feeder, FeederState, OnEnd
 from retool_env.trajectory import Trajectory
 
-__all__ = ["CollectorRollouts", "DirectTransport", "PlainRollouts", "Rollouts", "TurnPolicy"]
+__all__ = ["CollectorRollouts", "DirectTransport", "Scheduler", "TurnPolicy"]
 
 OBSERVATION_KEYS = ("token_ids", "budget", "ticket", "turn")
 
 
-class Rollouts(Protocol):
-    """Where a trainer gets its trajectories."""
+class Scheduler(Protocol):
+    """What stands between environment threads and an engine: :class:`Lockstep` or :class:`FreeRun`."""
 
-    def collect(self, step: int) -> list[Trajectory]:
-        """All trajectories of one training step, in ticket order; steps are asked for in order."""
-        ...
+    def act(self, ticket: int, request: Request) -> Generation: ...
 
-    def set_version(self, version: int) -> None:
-        """The policy has been updated ``version`` times and may be sampled from; called before every ``collect``."""
-        ...
+    def serve(self, done: Callable[[], bool]) -> None: ...
+
+    def set_version(self, version: int) -> None: ...
+
+    def poke(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-class PlainRollouts:
-    """Rounds over ``env.step`` in this thread."""
-
-    def __init__(
-        self,
-        feeder: Feeder,
-        recorder: Recorder,
-        agent: BatchAgent,
-        *,
-        env: EnvConfig,
-        sampling: Sampling,
-        num_slots: int,
-        tickets_per_step: int,
-    ) -> None:
-        self._slots = Slots(feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling)
-        self._tickets_per_step = tickets_per_step
-
-    def collect(self, step: int) -> list[Trajectory]:
-        rounds = self._slots.run(step * self._tickets_per_step, self._tickets_per_step)
-        return sorted((t for finished in rounds for t in finished), key=lambda trajectory: trajectory.ticket)
-
-    def set_version(self, version: int) -> None:
-        """Nothing waits for a version here."""
-
-    def close(self) -> None:
-        self._slots.close()
-
-
 class TurnPolicy(TensorDictModuleBase):  # type: ignore[misc]
-    """One turn as a TorchRL policy: called in the environment's own thread, waits for gate and batch."""
+    """One turn of one environment as a TorchRL policy: called in its thread, waits for gate and engine."""
 
     in_keys: ClassVar[list[str]] = list(OBSERVATION_KEYS)
     out_keys: ClassVar[list[str]] = ["action"]
 
-    def __init__(
-        self,
-        scheduler: Lockstep,
-        recorder: Recorder,
-        feeder: Feeder,
-        *,
-        num_slots: int,
-        stop: tuple[str, ...],
-        sampling: Sampling,
-    ) -> None:
+    def __init__(self, env: MathToolEnv, asker: Asker, scheduler: Scheduler, recorder: Recorder) -> None:
         super().__init__()
-        self._scheduler, self._recorder, self._feeder = scheduler, recorder, feeder
-        self._num_slots, self._stop, self._sampling = num_slots, stop, sampling
+        self._env, self._asker, self._scheduler, self._recorder = env, asker, scheduler, recorder
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         observation = {key: td[key].numpy() for key in OBSERVATION_KEYS}
         ticket = int(observation["ticket"][0])
-        seed = self._feeder.sampling_seed(ticket)
-        request = make_request(observation, sampling_seed=seed, stop=self._stop, sampling=self._sampling)
+        assert ticket == self._env.ticket.index, "the observation is of another environment"
         try:
-            generation = self._scheduler.act(self._feeder.slot_of(ticket, self._num_slots), ticket, request)
+            generation = self._scheduler.act(ticket, self._asker.request(self._env, observation))
         except Stopped:
             raise
         except EngineError:
+            generation = Generation.aborted()
+        if generation.finish_reason == "abort":
+            # Nobody here cancels a request, so the engine gave it up; a part of a turn would be scored as a whole one.
             generation = Generation.aborted()
         self._recorder.add(ticket, generation)
         return td.copy().set("action", torch.from_numpy(generation.token_ids))
 
 
 class DirectTransport(InferenceTransport):  # type: ignore[misc]
-    """Runs the policy in the calling thread, so that every environment has its own request in flight.
+    """Runs each environment's policy in its own thread, so that every environment has its own request in flight.
 
     TorchRL's own server waits to fill a batch and then for the slowest member of it; batching belongs to the engine.
     """
 
-    def __init__(self, policy: TurnPolicy) -> None:
-        self._policy = policy
+    def __init__(self, policies: Sequence[TurnPolicy]) -> None:
+        self._policies = iter(policies)
         self._idle = threading.Event()
 
     def client(self) -> Callable[[TensorDictBase], TensorDictBase]:
-        return self._policy.forward
+        """The next environment's policy: TorchRL asks for one client per environment, in their order."""
+        return next(self._policies).forward
 
     def submit(self, td: TensorDictBase) -> Future[TensorDictBase]:
-        future: Future[TensorDictBase] = Future()
-        future.set_result(self._policy(td))
-        return future
+        raise AssertionError("clients call their policy themselves")
 
     def drain(self, max_items: int) -> tuple[list[TensorDictBase], list[Any]]:
         return [], []
@@ -151,84 +124,110 @@ class DirectTransport(InferenceTransport):  # type: ignore[misc]
 
 
 class CollectorRollouts:
-    """``AsyncBatchedCollector`` over one environment thread per slot.
+    """``AsyncBatchedCollector`` over ``num_slots`` environment threads, which start at the first ``set_version``.
 
     Args:
-        staleness: how many versions older than its step the policy of a sample may be; 0 is on-policy.
+        make_feeder: from the listener to the feeder; with a shared row unless the scheduler is in lock-step.
+        scheduler: where the threads' turns are generated.
+        asker: makes the requests.
+        groups_per_step: complete groups that a step takes.
     """
 
     def __init__(
         self,
-        feeder: Feeder,
-        recorder: Recorder,
-        agent: BatchAgent,
+        make_feeder: Callable[[OnEnd], Feeder],
+        scheduler: Scheduler,
+        asker: Asker,
         *,
         env: EnvConfig,
-        sampling: Sampling,
         num_slots: int,
-        tickets_per_step: int,
-        staleness: int = 0,
+        groups_per_step: int,
     ) -> None:
-        self._recorder = recorder
-        self._tickets_per_step = tickets_per_step
-        self._closing = False
-        self._scheduler = Lockstep(agent, num_slots=num_slots, tickets_per_step=tickets_per_step, staleness=staleness)
+        recorder = Recorder(self._finished)
+        self._feeder = make_feeder(recorder.finish)
+        self._buffer = GroupBuffer(self._feeder.group_size)
+        self._unchecked: dict[int, NDArray[np.int64]] = {}  # ids by ticket, until the collector has yielded them too
+        self._scheduler = scheduler
+        self._groups_per_step = groups_per_step
         settings = env.model_dump()
         # Kept here, because shutting the collector down does not close them.
-        self._envs = [MathToolEnv(feeder=feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)]
-        stop = self._envs[0].dialect.stop
-        policy = TurnPolicy(self._scheduler, recorder, feeder, num_slots=num_slots, stop=stop, sampling=sampling)
-        self._collector = AsyncBatchedCollector(
+        self._envs = [
+            MathToolEnv(feeder=self._feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)
+        ]
+        self._collector = self._make_collector([TurnPolicy(made, asker, scheduler, recorder) for made in self._envs])
+        self._failure: Exception | None = None
+        self._closing = False
+        self._drain = threading.Thread(target=self._receive, name="collector", daemon=True)
+
+    def _make_collector(self, policies: Sequence[TurnPolicy]) -> AsyncBatchedCollector:
+        return AsyncBatchedCollector(
             [functools.partial(GymWrapper, made) for made in self._envs],
-            policy=policy,
-            transport=DirectTransport(policy),
+            policy=policies[0],
+            transport=DirectTransport(policies),
             env_backend="threading",
             yield_completed_trajectories=True,
             policy_version_key=None,
             # With whole trajectories this only bounds the result queue: room for every thread, so that none is
             # held up by a driver that looks away.
-            frames_per_batch=4 * num_slots,
+            frames_per_batch=4 * len(self._envs),
             total_frames=-1,
         )
-        self._arrived: dict[int, Trajectory] = {}
-        self._failure: Exception | None = None
-        self._drain = threading.Thread(target=self._receive, name="collector", daemon=True)
-        self._drain.start()
 
     def collect(self, step: int) -> list[Trajectory]:
-        first = step * self._tickets_per_step
-        wanted = range(first, first + self._tickets_per_step)
-        self._scheduler.serve(lambda: self._failure is not None or all(ticket in self._arrived for ticket in wanted))
+        self._scheduler.serve(self._enough)
         if self._failure is not None:
             raise self._failure
-        return [self._arrived.pop(ticket) for ticket in wanted]
+        return self._buffer.take(self._groups_per_step)
 
     def set_version(self, version: int) -> None:
         self._scheduler.set_version(version)
+        if not self._drain.is_alive() and not self._closing and self._failure is None:
+            self._drain.start()
+
+    def state_dict(self) -> RolloutState:
+        """Finished episodes travel along; those in flight do not."""
+        feeder = FeederState.model_validate(self._feeder.state_dict())
+        # Episodes go on ending meanwhile. Asked in this order the buffer holds at least what the feeder calls finished.
+        waiting = [t for t in self._buffer.waiting() if feeder.is_finished(t.ticket)]
+        return RolloutState(feeder=feeder, waiting=tuple(t.to_json() for t in waiting))
+
+    def load_state_dict(self, state: RolloutState) -> None:
+        assert not self._drain.is_alive(), "episodes have begun already"
+        if state.feeder is not None:
+            self._feeder.load_state_dict(state.feeder.model_dump())
+        for line in state.waiting:
+            self._buffer.add(Trajectory.from_json(line))
 
     def close(self) -> None:
         """Stop the threads. The scheduler goes first: a thread that waits in it cannot see the collector's flag."""
+        if self._closing:
+            return
         self._closing = True
         self._scheduler.close()
         self._collector.shutdown()
-        self._drain.join()
+        if self._drain.is_alive():
+            self._drain.join()
         for made in self._envs:
             made.close()
 
+    def _enough(self) -> bool:
+        return self._buffer.num_complete >= self._groups_per_step
+
+    def _finished(self, trajectory: Trajectory) -> None:
+        """An episode ended; called in its environment's thread, before that waits for anything again."""
+        self._unchecked[trajectory.ticket] = trajectory.transcript.token_ids
+        self._buffer.add(trajectory)
+        self._scheduler.poke()
+
     def _receive(self) -> None:
-        """Take what TorchRL yields; runs in its own thread, because the caller's generates meanwhile."""
+        """Take what TorchRL yields; runs in its own thread, because the caller's waits for something else."""
         try:
             for transitions in self._collector:
-                self._take(transitions[-1])
-                self._scheduler.poke()
+                last = transitions[-1]
+                ids = self._unchecked.pop(int(last["ticket"]))
+                assert np.array_equal(last["next", "token_ids"].numpy(), ids), "collector and recorder differ in ids"
         except Exception as error:  # noqa: BLE001 - whatever user code in a thread raised is raised again by collect()
             if not self._closing:
                 # TorchRL wraps what a thread raised; a mistake of the user is told as it was.
                 self._failure = error.__cause__ if isinstance(error.__cause__, UsageError) else error
-                self._scheduler.poke()
-
-    def _take(self, last: TensorDictBase) -> None:
-        trajectory = self._recorder.take(int(last["ticket"]))
-        seen = last["next", "token_ids"].numpy()
-        assert np.array_equal(seen, trajectory.transcript.token_ids), "collector and recorder differ in ids"
-        self._arrived[trajectory.ticket] = trajectory
+                self._scheduler.close()

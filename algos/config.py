@@ -203,14 +203,22 @@ class RolloutConfig(Config):
     Attributes:
         collector: ``torchrl`` runs environments in threads; ``plain`` is a loop in this thread (the oracle).
         num_slots: episodes in flight; ``null`` for all of a step.
-        staleness: how many versions older than its step the policy of a sample may be; 0 is on-policy.
+        staleness: how many versions older than its step a trained token may be; 0 is on-policy. A trajectory with an
+            older token is withheld from training, and counted.
+        group_versions: ``same``: the trained members of a group were all sampled by one version, none across an update;
+            the others are withheld, and counted. ``any``: within ``staleness``.
         sampling: how.
+        store: keep every trajectory in the run folder.
+        replay: folder of a run; train on what it stored instead of playing.
     """
 
     collector: Literal["torchrl", "plain"] = "torchrl"
     num_slots: PositiveInt | None = None
     staleness: NonNegativeInt = 0
+    group_versions: Literal["any", "same"] = "any"
     sampling: Sampling = Sampling()
+    store: bool = True
+    replay: str | None = None
 
     @model_validator(mode="after")
     def _the_plain_loop_is_on_policy(self) -> RolloutConfig:

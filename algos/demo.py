@@ -18,11 +18,12 @@ from rich.table import Table
 
 from agents.console import make_console
 from agents.report import Stage, write_report
-from agents.run_folder import RunFolder, atomic
+from agents.run_folder import RunFolder
 from agents.stats import Estimate, estimate
 from algos.config import DemoConfig, SftConfig, TrainConfig
 from algos.sft import sft
 from algos.train import train
+from retool_env.files import atomic
 from retool_env.sources.arithmetic import EASY_FAMILIES, HARD_FAMILIES
 from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory, read_trajectories

@@ -16,7 +16,7 @@ from retool_env.record import RewardPart
 from retool_env.trajectory import Trajectory
 from retool_env.verifier import Verdict
 
-__all__ = ["eval_metrics", "rollout_metrics"]
+__all__ = ["age_metrics", "eval_metrics", "rollout_metrics"]
 
 Metrics = dict[str, float]
 
@@ -44,6 +44,13 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
         metrics |= _mean(f"accuracy/{family}", members, lambda t: float(t.record.correct))
         metrics |= _mean(f"tool_rate/{family}", members, lambda t: float(t.record.num_tool_calls > 0))
     return metrics | _shares("outcome", Outcome, (t.record.outcome for t in trajectories)) | _call_shares(trajectories)
+
+
+def age_metrics(trajectories: Sequence[Trajectory], *, version: int) -> Metrics:
+    """Age of the sampled tokens of scored episodes: ``version``, which is trained, minus the version that sampled."""
+    versions = [t.transcript.policy_version for t in trajectories if t.scored]
+    ages = [version - v for row in versions for v in row[row >= 0].tolist()]
+    return {"staleness/mean": fmean(ages), "staleness/max": float(max(ages))} if ages else {}
 
 
 def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:

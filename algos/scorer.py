@@ -1,22 +1,34 @@
 r"""Log-probabilities and entropies of the trained tokens under the current weights.
 
-One forward of the backbone, then the LM head on the trained positions only, in float32 and in chunks that are
-recomputed in the backward pass, so that logits of the whole batch never exist at once. The log-probability of token
-``t`` comes from the logits at ``t - 1``, divided by the sampling temperature.
+One forward of the backbone, then the LM head on the trained positions only (:mod:`algos.head`: in tiles, float32,
+recomputed in the backward pass), so that logits of the whole batch never exist at once. The log-probability of token
+``t`` comes from the logits at ``t - 1``, divided by the temperature, and with ``top_p`` or ``top_k`` renormalised on
+what these leave. Engines report the whole distribution (:mod:`agents.base`), so a policy that samples from a part of
+the vocabulary cannot take its behaviour's log-probabilities from them; :func:`per_token` gives them.
 
-Rows are padded on the right. Causal attention cannot look at what comes behind, so no attention mask is needed, and
-positions count from 0 in every row.
+Batches are padded on the right, or packed with positions that restart. Causal attention cannot look at what comes
+behind, so padding needs no attention mask, and packed sequences are told apart by their positions; both only without
+a KV cache. With ``share_prompts``, what all rows begin with runs once and its keys and values serve every row.
+
+Left out: heads that are more than a linear map (a bias, soft-capped or scaled logits). Whether a model can be scored
+in a layout is not believed but tried: :func:`algos.isolation.check_scorer`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-__all__ = ["Scorer"]
+from algos.batch.layout import Layout, micro_batches, plan
+from algos.batch.sample import Sample
+from algos.head import HeadSpec, score_tokens
+
+__all__ = ["Scorer", "hidden_before", "per_token"]
 
 
 class Scorer(nn.Module):
@@ -25,40 +37,108 @@ class Scorer(nn.Module):
     Args:
         model: any transformers causal LM whose head is a linear map of the last hidden state.
         temperature: that the tokens were sampled at.
-        chunk: trained positions per piece of the head.
+        top_p: as sampled.
+        top_k: as sampled.
+        chunk: trained positions per tile of the head.
+        vocab_chunk: vocabulary entries per tile. Small tiles are the fastest on CPU; a GPU wants larger ones.
+        keep: logits of a batch up to which none is computed again in the backward pass.
+        share_prompts: run what all rows of a batch begin with once; not together with gradient checkpointing, which
+            switches the KV cache off that it needs.
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float = 1.0, chunk: int = 4096) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        chunk: int = 256,
+        vocab_chunk: int = 4096,
+        keep: int = 2**24,
+        share_prompts: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.temperature = temperature
-        self.chunk = chunk
+        tiles = {"rows": chunk, "columns": vocab_chunk, "keep": keep}
+        self.spec = HeadSpec(temperature=temperature, top_p=top_p, top_k=top_k, **tiles)
+        self.share_prompts = share_prompts
 
-    def forward(self, token_ids: torch.Tensor, trained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, token_ids: torch.Tensor, trained: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the trained positions.
 
         Args:
-            token_ids: ``[num_rows, length]``, padded on the right.
-            trained: bool ``[num_rows, length]``; False at column 0, which no logits predict.
+            token_ids: ``[num_rows, length]``, padded on the right or packed.
+            trained: bool ``[num_rows, length]``; False at the first token of every sequence, which no logits predict.
+            position_ids: ``[num_rows, length]``, when packed.
 
         Returns:
             Log-probabilities ``[num_trained]`` in row-major order, and the entropies of the distributions they were
-            drawn from (without gradient).
+            drawn from.
         """
-        hidden = self.model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
-        hidden = hidden[:, :-1][trained[:, 1:]]  # [num_trained, hidden_size]
-        targets = token_ids[trained]
-        head = self.model.get_output_embeddings().weight
-        if len(targets) <= self.chunk or not torch.is_grad_enabled():
-            return self._piece(hidden, targets, head)
-        pairs = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)
-        pieces = [checkpoint(self._piece, h, t, head, use_reentrant=False) for h, t in pairs]
-        return torch.cat([p[0] for p in pieces]), torch.cat([p[1] for p in pieces])
+        hidden = hidden_before(self.model.base_model, token_ids, trained, position_ids, share=self.share_prompts)
+        return score_tokens(hidden, self.model.get_output_embeddings().weight, token_ids[trained], self.spec)
 
-    def _piece(
-        self, hidden: torch.Tensor, targets: torch.Tensor, head: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = (F.linear(hidden, head).float() / self.temperature).log_softmax(-1)  # [num, vocab]
-        with torch.no_grad():
-            entropy = -(logprobs.exp() * logprobs).sum(-1)
-        return logprobs.gather(-1, targets[:, None])[:, 0], entropy
+
+def hidden_before(
+    backbone: nn.Module,
+    token_ids: torch.Tensor,
+    trained: torch.Tensor,
+    position_ids: torch.Tensor | None = None,
+    *,
+    share: bool = False,
+) -> torch.Tensor:
+    """Last hidden states that the trained tokens are predicted from, ``[num_trained, hidden_size]``, row-major."""
+    common = _common_columns(token_ids) if share and len(token_ids) > 1 else 0
+    if common:
+        hidden = _shared(backbone, token_ids, common)
+    else:
+        # An attention mask, even one of ones, or a cache would make packed sequences see each other.
+        hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    return hidden[:, :-1][trained[:, 1:]]
+
+
+def _shared(backbone: nn.Module, token_ids: torch.Tensor, common: int) -> torch.Tensor:
+    """Hidden states ``[num_rows, length, hidden_size]`` when the first ``common`` columns are the same in all rows."""
+    num_rows, length = token_ids.shape
+    start = backbone(input_ids=token_ids[:1, :common], use_cache=True)
+    cache = start.past_key_values
+    cache.batch_repeat_interleave(num_rows)
+    positions = torch.arange(common, length, device=token_ids.device).expand(num_rows, -1)
+    rest = backbone(
+        input_ids=token_ids[:, common:], position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    return torch.cat([start.last_hidden_state.expand(num_rows, -1, -1), rest], dim=1)
+
+
+def _common_columns(token_ids: torch.Tensor) -> int:
+    """Leading columns in which all rows agree; at least one column is left."""
+    same = (token_ids == token_ids[:1]).all(0)[:-1]
+    return int(same.long().cumprod(0).sum())
+
+
+@torch.no_grad()
+def per_token(
+    module: nn.Module,
+    samples: Sequence[Sample],
+    *,
+    max_tokens: int,
+    layout: Layout = "sorted",
+) -> list[NDArray[np.float32]]:
+    """What a scorer or critic says about the samples: ``[num_tokens]`` each, in their order, NaN where not trained.
+
+    For log-probabilities of the proximal and the reference policy, and for values, before an update.
+    """
+    out = [np.full(len(sample), np.nan, dtype=np.float32) for sample in samples]
+    device = next(module.parameters()).device
+    parts = plan(samples, max_tokens=max_tokens, layout=layout)
+    for part, batch in zip(parts, micro_batches(samples, max_tokens=max_tokens, layout=layout), strict=True):
+        batch = batch.to(device)
+        result = module(batch["token_ids"], batch["trained"], batch.get("position_ids"))
+        values = (result if isinstance(result, torch.Tensor) else result[0]).float().cpu().numpy()
+        sequence = batch["sequence_ids"][batch["trained"]].cpu().numpy()
+        for k, index in enumerate(part):
+            out[index][samples[index].trained] = values[sequence == k]
+    return out

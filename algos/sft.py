@@ -33,7 +33,8 @@ from algos.tiny import make_tiny
 from algos.train import evaluate, make_optimizer
 from retool_env.config import EnvConfig
 from retool_env.data.recordings import read_recordings
-from retool_env.dialects import make_dialect
+from retool_env.dialects import Dialect, make_dialect
+from retool_env.envs.toolbox import tool_specs
 from retool_env.episode import Episode
 from retool_env.errors import UsageError
 from retool_env.feeder import shuffled
@@ -61,9 +62,10 @@ def sft(config: SftConfig) -> Path:
     run = RunFolder(config.out, config, resume=config.resume)
     done = run.checkpoint("final") if run.checkpoint("final").is_dir() else None
     start = str(done) if done else config.model.path
+    dialect = make_dialect(config.env.dialect, instructions=config.env.instructions)
     if start is None:
         start = str(run.checkpoint("random"))
-        make_tiny(Path(start), config.model.tiny, seed=config.seed)
+        make_tiny(Path(start), config.model.tiny, seed=config.seed, dialect=dialect, texts=_texts(config, dialect))
     model = load_model(start)
     env = config.env.model_copy(update={"tokenizer": start})
     samples, total = trace_samples(config, env) if done is None else ((), config.traces.num)
@@ -90,6 +92,17 @@ def _check(config: SftConfig) -> None:
             f"env.max_context_tokens={config.env.max_context_tokens}: the tiny model has "
             f"{config.model.tiny.max_positions} positions; use experiment=tiny_sft, or set one of the two"
         )
+
+
+def _texts(config: SftConfig, dialect: Dialect) -> Iterator[str]:
+    """Everything that a new tiny model will read and write beside the arithmetic world: words for its tokenizer."""
+    if config.traces.path is not None:
+        for recording in itertools.islice(read_recordings(Path(config.traces.path), dialect), config.traces.num):
+            yield recording.problem.question
+            for turn in recording.turns:
+                yield from (turn.text, *turn.outputs)
+    if dialect.chat_tools:
+        yield from (f" {spec.name}" for spec in tool_specs(config.env))
 
 
 def _last_step(run: RunFolder) -> int:
@@ -138,10 +151,16 @@ def trace_samples(config: SftConfig, env: EnvConfig) -> tuple[Iterable[Sample], 
     traces = config.traces
     dialect = make_dialect(env.dialect, instructions=env.instructions)
     drive = functools.partial(
-        replay, dialect=dialect, tokenizer=load_tokenizer(env.tokenizer), limits=env.episode_limits
+        replay,
+        dialect=dialect,
+        tokenizer=load_tokenizer(env.tokenizer),
+        limits=env.episode_limits,
+        tools=tool_specs(env),
     )
     if traces.path is None:
-        recordings = arithmetic_traces(traces.num, seed=config.seed, phases=traces.phases, families=traces.families)
+        recordings = arithmetic_traces(
+            traces.num, seed=config.seed, phases=traces.phases, families=traces.families, dialect=dialect
+        )
         return (sample_of(drive(recording), order=k) for k, recording in enumerate(recordings)), traces.num
     samples = _fitting(itertools.islice(read_recordings(Path(traces.path), dialect), traces.num), drive, traces.path)
     passes = (samples[k] for epoch in range(traces.epochs) for k in shuffled(len(samples), config.seed, epoch))
@@ -210,6 +229,10 @@ def sft_step(scorer: Scorer, optimizer: torch.optim.Optimizer, batch: TensorDict
 
 
 def cosine(progress: float, step: int, *, warmup_steps: int, floor: float) -> float:
-    """Learning-rate factor: linear warm-up times a cosine from 1 to ``floor`` over ``progress`` in [0, 1]."""
+    """Learning-rate factor: linear warm-up times a cosine from 1 to ``floor`` over ``progress`` in [0, 1].
+
+    >>> [round(cosine(p, 1000, warmup_steps=50, floor=0.1), 2) for p in (0.0, 0.5, 1.0)]
+    [1.0, 0.55, 0.1]
+    """
     warm = min(1.0, (step + 1) / max(1, warmup_steps))
     return warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

@@ -1,17 +1,19 @@
 """The training loop: collect, score groups, update, let the gate go on.
 
-One step is ``prompts_per_step`` problems with ``group_size`` samples each. The engine reads the trainer's own tensors,
-so "weight sync" is raising the version. Everything random derives from the seed and a ticket number; in deterministic
-mode two runs of one seed differ in ``time/`` fields only.
+One step is ``prompts_per_step`` problems with ``group_size`` samples each. Everything random derives from the seed and
+a ticket number; in deterministic mode two runs of one seed differ in ``time/`` fields only.
+
+How new weights reach the engine is behind :class:`algos.sync.base.WeightSync`: requests in flight are held only around
+the optimizer's step and the new version, so with staleness above 0 an engine that runs elsewhere samples while the
+trainer trains.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,30 +21,54 @@ from transformers import PreTrainedModel
 
 from agents.base import Sampling
 from agents.embedded import EmbeddedAgent
-from agents.loading import check_context, load_model, save_checkpoint, setup_torch
-from agents.recorder import Recorder
+from agents.loading import check_context, load_model, setup_torch
 from agents.rollout import play
-from agents.run_folder import RunFolder, atomic
+from agents.run_folder import RunFolder
 from agents.stats import summarise
-from algos.batch import Sample, micro_batches, token_mean_weight
-from algos.collector import CollectorRollouts, PlainRollouts, Rollouts
+from algos import checkpoint
+from algos.checkpoint import Position
 from algos.config import OptimConfig, PeriodicEvalConfig, TrainConfig
-from algos.groups import GroupBuffer, samples_of
+from algos.learn import learn
 from algos.logger import RunLogger
 from algos.losses import PolicyLoss
-from algos.metrics import eval_metrics, rollout_metrics
+from algos.metrics import eval_metrics
+from algos.rollouts import Rollouts
 from algos.scorer import Scorer
+from algos.setup import make_rollouts, open_store, replay_rollouts
+from algos.store import RolloutStore
+from algos.sync.base import SharedWeights, WeightSync
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
 from retool_env.envs.toolbox import tool_specs
-from retool_env.errors import InfrastructureError, UsageError
-from retool_env.feeder import Feeder
+from retool_env.errors import UsageError
+from retool_env.files import atomic
 from retool_env.rewards import describe, make_reward
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.trajectory import Trajectory, append_trajectories, read_trajectories
+from retool_env.trajectory import Trajectory, append_trajectories
 
-__all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train", "update"]
+__all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Player:
+    """Who plays episodes; a run that only replays stored ones has none."""
+
+    agent: EmbeddedAgent
+    env: EnvConfig
+    sync: WeightSync
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the loop works with."""
+
+    config: TrainConfig
+    model: PreTrainedModel
+    optimizer: torch.optim.Optimizer
+    rollouts: Rollouts
+    store: RolloutStore | None
+    player: _Player | None
 
 
 def train(config: TrainConfig) -> Path:
@@ -50,80 +76,53 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         UsageError: a file or value that cannot work; nothing has been trained then.
+        InfrastructureError: too many episodes of a step failed; ``resume=true`` goes on from the last checkpoint.
     """
     if config.model.path is None:
         raise UsageError("model.path is not set; give the checkpoint to start from, e.g. one of retool sft")
     setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
-    source = config.model.path
-    env = config.env.model_copy(update={"tokenizer": source})
-    check_context(load_model(source), env)
-    for problems in (config.problems, config.eval.problems):
-        check_prompts(open_source(**problems.model_dump()), env)
+    env = config.env.model_copy(update={"tokenizer": config.model.path})
+    check_context(load_model(config.model.path), env)
+    if config.rollout.replay is None:
+        for problems in (config.problems, config.eval.problems):
+            check_prompts(open_source(**problems.model_dump()), env)
+    replayed = replay_rollouts(config) if config.rollout.replay is not None else None
     run = RunFolder(config.out, config, resume=config.resume)
-    last = _last_checkpoint(run)
-    model = load_model(str(last or source))
+    last = checkpoint.last_checkpoint(run)
+    model = load_model(str(last or config.model.path))
     optimizer = make_optimizer(model, config.optim)
-    first_step = _restore(run, last, optimizer, config)
-    agent = EmbeddedAgent(model, load_tokenizer(source))
-    agent.set_version(first_step)
-    rollouts = make_rollouts(config, env, agent, first_step=first_step)
+    position = checkpoint.load(last, optimizer)
+    player = None if replayed else _make_player(env, model, version=position.step)
+    rollouts = replayed if player is None else make_rollouts(config, env, player.agent)
+    assert rollouts is not None
     try:
-        with RunLogger(run, total=config.algo.steps, label="train", first=first_step) as logger:
-            for line in describe(make_reward(env.reward, tool_cost=env.tool_cost), tool_specs(env)):
-                logger.say(line)
-            _loop(config, env, optimizer, agent, rollouts, logger, first_step=first_step)
+        rollouts.load_state_dict(position.rollouts)
+        checkpoint.drop_behind(run, position.step, trajectories_per_step=_num_logged(config))
+        job = _Job(
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            rollouts=rollouts,
+            store=open_store(config, run.path, first=position.step),
+            player=player,
+        )
+        with RunLogger(run, total=config.algo.steps, label="train", first=position.step) as logger:
+            _loop(job, logger, first_step=position.step)
     finally:
         rollouts.close()
+        if player is not None:
+            player.agent.close()
     return run.checkpoint("final")
 
 
-def _last_checkpoint(run: RunFolder) -> Path | None:
-    """The checkpoint of the latest step; a folder is complete or not there at all."""
-    if run.checkpoint("final").is_dir():
-        return run.checkpoint("final")
-    return max((run.path / "checkpoints").glob("step-*"), default=None)
+def _make_player(env: EnvConfig, model: PreTrainedModel, *, version: int) -> _Player:
+    agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
+    agent.set_version(version)
+    return _Player(agent=agent, env=env, sync=SharedWeights(agent))
 
 
-def _restore(run: RunFolder, checkpoint: Path | None, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
-    """Load the optimizer and drop what was written after the checkpoint; returns the step to go on with."""
-    step = 0
-    if checkpoint is not None:
-        state = torch.load(checkpoint / "trainer.pt", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-    # The evaluation at the checkpoint's step is made again, with the same result.
-    run.keep_metrics(lambda phase, at: at < step)
-    if run.trajectories.is_file():
-        limit = step * config.algo.tickets_per_step
-        with atomic(run.trajectories) as temporary:
-            append_trajectories(temporary, (t for t in read_trajectories(run.trajectories) if t.ticket < limit))
-    return step
-
-
-def make_rollouts(config: TrainConfig, env: EnvConfig, agent: EmbeddedAgent, *, first_step: int = 0) -> Rollouts:
-    """The rollouts that ``config.rollout`` asks for, wired to a feeder and a recorder."""
-    recorder = Recorder()
-    source = open_source(**config.problems.model_dump())
-    algo, rollout = config.algo, config.rollout
-    feeder = Feeder(
-        source,
-        seed=config.seed,
-        group_size=algo.group_size,
-        first=first_step * algo.tickets_per_step,
-        shuffle=True,
-        on_end=recorder.finish,
-    )
-    plain = rollout.collector == "plain"
-    make = PlainRollouts if plain else functools.partial(CollectorRollouts, staleness=rollout.staleness)
-    return make(
-        feeder,
-        recorder,
-        agent,
-        env=env,
-        sampling=rollout.sampling,
-        num_slots=min(rollout.num_slots or algo.tickets_per_step, algo.tickets_per_step),
-        tickets_per_step=algo.tickets_per_step,
-    )
+def _num_logged(config: TrainConfig) -> int:
+    return min(config.log_trajectories, config.algo.tickets_per_step)
 
 
 def make_optimizer(model: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:
@@ -131,108 +130,50 @@ def make_optimizer(model: PreTrainedModel, config: OptimConfig) -> torch.optim.A
     return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def _loop(
-    config: TrainConfig,
-    env: EnvConfig,
-    optimizer: torch.optim.Optimizer,
-    agent: EmbeddedAgent,
-    rollouts: Rollouts,
-    logger: RunLogger,
-    *,
-    first_step: int,
-) -> None:
-    algo, model = config.algo, agent.model
-    scorer = Scorer(model, temperature=config.rollout.sampling.temperature)
+def _loop(job: _Job, logger: RunLogger, *, first_step: int) -> None:
+    config, algo, player = job.config, job.config.algo, job.player
+    scorer = Scorer(job.model, temperature=config.rollout.sampling.temperature)
     loss = PolicyLoss(scorer, clip_low=algo.clip_low, clip_high=algo.clip_high)
-    model.eval()  # no dropout: the ratio compares with what the engine sampled without it
+    job.model.eval()  # no dropout: the ratio compares with what the engine sampled without it
+    _introduce(job, logger)
+    if first_step < algo.steps:
+        job.rollouts.set_version(first_step)
     for step in range(first_step, algo.steps):
-        if config.eval.every and step % config.eval.every == 0:
-            evaluate(agent, env, config.eval, logger, step=step)
+        if config.eval.every and step % config.eval.every == 0 and player is not None:
+            evaluate(player.agent, player.env, config.eval, logger, step=step)
         start = time.perf_counter()
-        rollouts.set_version(step)
-        trajectories = rollouts.collect(step)
+        trajectories = job.rollouts.collect(step)
+        if job.store is not None:
+            job.store.write(step, trajectories)
         collected = time.perf_counter()
-        metrics = learn(loss, optimizer, trajectories, config)
-        agent.set_version(step + 1)
+        metrics = learn(loss, job.optimizer, trajectories, config, step=step, sync=player.sync if player else None)
+        if step + 1 < algo.steps:
+            job.rollouts.set_version(step + 1)
         metrics |= {"time/rollout_s": collected - start, "time/update_s": time.perf_counter() - collected}
         logger.log("train", step, metrics)
-        append_trajectories(logger.run.trajectories, trajectories[: config.log_trajectories])
+        append_trajectories(logger.run.trajectories, trajectories[: _num_logged(config)])
         logger.advance(step + 1, f"accuracy {metrics.get('accuracy/mean', math.nan):.3f}")
         if config.save_every and (step + 1) % config.save_every == 0:
-            save(logger.run.checkpoint(f"step-{step + 1:06d}"), config, model, optimizer, step + 1)
-    save(logger.run.checkpoint("final"), config, model, optimizer, algo.steps)
-    evaluate(agent, env, config.eval, logger, step=algo.steps, final=True)
+            _save(job, logger.run, f"step-{step + 1:06d}", step + 1)
+    _save(job, logger.run, "final", algo.steps)
+    if player is not None:
+        evaluate(player.agent, player.env, config.eval, logger, step=algo.steps, final=True)
 
 
-def learn(
-    loss: PolicyLoss, optimizer: torch.optim.Optimizer, trajectories: Sequence[Trajectory], config: TrainConfig
-) -> dict[str, float]:
-    """Group the trajectories of a step, compute advantages and update; returns the step's metrics."""
-    algo = config.algo
-    _stop_if_broken(trajectories, algo.max_failed_share)
-    buffer = GroupBuffer(algo.group_size)
-    groups = [group for trajectory in trajectories if (group := buffer.add(trajectory))]
-    samples, stats = samples_of(groups, advantage=algo.advantage, mask_tool_tokens=algo.mask_tool_tokens)
-    metrics = rollout_metrics(trajectories) | {
-        "groups/total": float(stats.num_groups),
-        "groups/zero_spread": float(stats.num_zero_spread),
-        "groups/dropped": float(stats.num_dropped),
-        "groups/excluded_samples": float(stats.num_excluded),
-    }
-    for number in range(algo.updates_per_step):
-        # The gap between trainer and engine is measured before anything changed, so the first update's is kept.
-        updated = update(loss, optimizer, samples, config)
-        metrics |= updated if number == 0 else {k: v for k, v in updated.items() if k != "logprob_gap/max"}
-    return metrics
+def _introduce(job: _Job, logger: RunLogger) -> None:
+    config = job.config
+    if job.player is None:
+        logger.say(f"rollouts of {config.rollout.replay}; nothing is played, so nothing is evaluated either")
+        return
+    reward = make_reward(config.env.reward, tool_cost=config.env.tool_cost)
+    for line in describe(reward, tool_specs(job.player.env)):
+        logger.say(line)
 
 
-def _stop_if_broken(trajectories: Sequence[Trajectory], max_share: float) -> None:
-    failed = Counter(str(t.record.outcome) for t in trajectories if t.record.outcome.failed)
-    if failed.total() > max_share * len(trajectories):
-        causes = ", ".join(f"{name} {count}" for name, count in failed.most_common())
-        raise InfrastructureError(
-            f"{failed.total()} of {len(trajectories)} episodes of this step failed ({causes}), more than "
-            f"algo.max_failed_share={max_share:g}; repair it and go on with resume=true"
-        )
-
-
-def update(
-    loss: PolicyLoss, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], config: TrainConfig
-) -> dict[str, float]:
-    """One optimizer step on all samples; returns its metrics, ``{}`` when there is nothing to learn from."""
-    if not samples:
-        return {}
-    weight = token_mean_weight(samples)
-    optimizer.zero_grad()
-    rows = []
-    for batch in micro_batches(samples, max_tokens=config.algo.micro_batch_tokens, weight=weight):
-        out = loss(batch)
-        out["loss_objective"].backward()
-        rows.append(out.detach())
-    norm = torch.nn.utils.clip_grad_norm_(loss.scorer.parameters(), config.optim.max_grad_norm)
-    optimizer.step()
-    return {
-        "actor/loss": sum(float(row["loss_objective"]) for row in rows),
-        "actor/entropy": sum(float(row["entropy"]) for row in rows),
-        "actor/ppo_kl": sum(float(row["kl_approx"]) for row in rows),
-        "actor/pg_clipfrac": sum(float(row["clip_fraction"]) for row in rows),
-        "actor/grad_norm": float(norm),
-        "logprob_gap/max": max(float(row["logprob_gap"]) for row in rows),
-        "num_samples": float(len(samples)),
-        "num_tokens/trained": 1 / weight,
-    }
-
-
-def save(
-    folder: Path, config: TrainConfig, model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int
-) -> None:
-    """A checkpoint: model and tokenizer in Hugging Face format, and the optimizer's state beside them."""
-    assert config.model.path is not None
-
-    def write_state(target: Path) -> None:
-        torch.save({"optimizer": optimizer.state_dict(), "step": step}, target / "trainer.pt")
-
-    save_checkpoint(folder, model, config.model.path, extra=write_state)
+def _save(job: _Job, run: RunFolder, name: str, step: int) -> None:
+    assert job.config.model.path is not None
+    position = Position(step=step, rollouts=job.rollouts.state_dict())
+    checkpoint.save(run.checkpoint(name), job.model, job.optimizer, position, tokenizer=job.config.model.path)
 
 
 def evaluate(

@@ -76,9 +76,12 @@ COMMANDS = {
 # Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
 GROUPS = {
     "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
+    "serve": ("start SGLang servers, keep them alive and stop them", "agents.serve.cli:main"),
     "data": ("check, prepare, filter and convert data files", "retool_env.data.cli:main"),
     "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
     "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
+    "compare": ("compare two runs over the same problems, paired by problem", "agents.compare:main"),
+    "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 
 # Flags of the founding guides, as aliases of keys. A flag means the same key in every command that has it.

@@ -6,7 +6,7 @@ The names are the same in ``gymnasium.make``, in YAML and on the command line.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -44,6 +44,10 @@ C = TypeVar("C", bound=Config)
 def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -> C:
     """``kind(**values)``, with the first mistake told in one line.
 
+    >>> check_config(EnvConfig, {"dialekt": "retool"}, where="env")
+    Traceback (most recent call last):
+    retool_env.errors.UsageError: unknown key 'env.dialekt'; did you mean 'dialect'?
+
     Args:
         where: dotted prefix of the keys in the message (``env``).
 
@@ -64,12 +68,22 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that exist at ``path``; a number in it is a place in a list."""
     for name in path:
-        inner = kind.model_fields[name].annotation if name in kind.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if name.isdigit():
+            continue
+        inner = _model_in(kind.model_fields[name].annotation) if name in kind.model_fields else None
+        if inner is None:
             return []
         kind = inner
     return list(kind.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, alone or in a list of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 class SourceConfig(Config):

@@ -21,9 +21,13 @@ ends the episode as if it were an answer; here it is answered with what is wrong
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from retool_env.dialects import Dialect
 from retool_env.errors import UsageError
@@ -35,6 +39,7 @@ from retool_env.transcript import Role, Span
 
 __all__ = ["Episode", "EpisodeLimits"]
 
+_FIRST_ROOM: Final = 1024
 VOID_NOTE: Final = "There was neither a tool call nor a final answer. Please go on."
 
 
@@ -93,6 +98,7 @@ class Episode:
         self.limits = limits
         self.token_ids: list[int] = []
         self.action_mask: list[bool] = []
+        self._context = np.empty(_FIRST_ROOM, dtype=np.int64)  # begins with token_ids, so that a copy is cheap
         self.spans: list[Span] = []
         self.turn_texts: list[str] = []
         self.rounds: list[tuple[ToolResult, ...]] = []
@@ -111,10 +117,19 @@ class Episode:
             tokenizer.reply([Message(role="user", content=VOID_NOTE)])  # raises now what it would raise in mid-episode
         self._append("prompt", prompt)
 
+    def context(self) -> NDArray[np.int64]:
+        """``token_ids`` as an array ``[n]`` that belongs to the caller."""
+        return self._context[: len(self.token_ids)].copy()
+
     @property
     def turn(self) -> int:
         """Number of assistant turns so far."""
         return len(self.turn_texts)
+
+    @property
+    def num_action_tokens(self) -> int:
+        """How many of the ids the policy sampled."""
+        return sum(span.end - span.start for span in self.spans if span.role == "assistant")
 
     @property
     def num_executed_rounds(self) -> int:
@@ -211,11 +226,15 @@ class Episode:
             self._append("tool", ids)
 
     def _append(self, role: Role, ids: Sequence[int]) -> None:
-        start = len(self.token_ids)
+        start, end = len(self.token_ids), len(self.token_ids) + len(ids)
         self.token_ids += ids
         self.action_mask += [role == "assistant"] * len(ids)
+        if end > len(self._context):
+            self._context = np.concatenate([self._context, np.empty(2 * end - start, dtype=np.int64)])
+        # Half of the time that NumPy takes to read a list.
+        self._context[start:end] = np.frombuffer(struct.pack(f"{len(ids)}q", *ids), dtype=np.int64)
         turn = self.turn - 1 if role == "tool" else self.turn  # a result belongs to the turn that called
-        self.spans.append(Span(role=role, turn=turn, start=start, end=len(self.token_ids)))
+        self.spans.append(Span(role=role, turn=turn, start=start, end=end))
 
     def _check(self, ids: Sequence[int]) -> None:
         if len(ids) > self.budget:

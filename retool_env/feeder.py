@@ -3,7 +3,8 @@
 Every episode of a run is one ticket. Ticket ``i`` belongs to group ``i // group_size`` (the samples of one problem,
 GRPO's unit); problem and seeds are derived from the index alone, so whoever holds ticket 4711 plays the same episode,
 in this process or another, today or after a resume. Environments are numbered slots: slot ``s`` of ``n`` takes tickets
-``s, s+n, s+2n, ...``, which makes the assignment independent of who is quick.
+``s, s+n, s+2n, ...``, which makes the assignment independent of who is quick; or, with ``shared``, the next ticket goes
+to whoever is free, so that a long episode holds up no other.
 
 So the state of an iteration is a number. :meth:`Feeder.state_dict` gives the first ticket that is not finished, with a
 fingerprint of the source, because going on in a file that has changed would be another run without anybody noticing.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from retool_env.problems import Problem
 from retool_env.record import EpisodeRecord
 from retool_env.seeding import derive
 
-__all__ = ["Feeder", "FeederState", "ProblemSource", "Ticket", "fingerprint", "shuffled"]
+__all__ = ["Feeder", "FeederState", "OnEnd", "ProblemSource", "Ticket", "fingerprint", "shuffled"]
 
 SAMPLE = 64
 
@@ -78,6 +80,10 @@ class FeederState(BaseModel):
     shuffle: bool
     source: str
 
+    def is_finished(self, index: int) -> bool:
+        """The episode of this ticket has ended."""
+        return index < self.first or index in self.finished
+
 
 OnEnd = Callable[[Ticket, Episode, EpisodeRecord], None]
 
@@ -98,7 +104,14 @@ class Feeder:
         num_tickets: stop at this number; ``None`` for an endless feeder.
         shuffle: see ``source``. The order of a curriculum is kept all the same.
         skip: tickets that are done already, when a run goes on.
+        shared: all slots take from one row, instead of a row for each.
         on_end: called in the environment's thread with every finished episode.
+
+    >>> from retool_env.sources import open_source
+    >>> feeder = Feeder(open_source(size=10, split="heldout"), seed=1, group_size=4, num_tickets=8)
+    >>> mine = list(feeder.slot(0, 2))  # of two slots the first
+    >>> [(ticket.index, ticket.group, ticket.sample) for ticket in mine]
+    [(0, 0, 0), (2, 0, 2), (4, 1, 0), (6, 1, 2)]
     """
 
     def __init__(
@@ -111,6 +124,7 @@ class Feeder:
         num_tickets: int | None = None,
         shuffle: bool = False,
         skip: Collection[int] = (),
+        shared: bool = False,
         on_end: OnEnd = _ignore,
     ) -> None:
         self.source = source
@@ -120,16 +134,18 @@ class Feeder:
         self.num_tickets = num_tickets
         self.shuffle = shuffle
         self.skip = frozenset(skip)
+        self.shared = shared
         self._listener = on_end
         self._lock = threading.Lock()
         self._restart()
 
     def on_end(self, ticket: Ticket, episode: Episode, record: EpisodeRecord) -> None:
         """Take a finished episode back, whatever became of it. Thread-safe."""
+        self._listener(ticket, episode, record)
+        # Behind the listener: a ticket that the state calls finished has reached whoever keeps the episodes.
         with self._lock:
             self._finished.add(ticket.index)
             self._advance()
-        self._listener(ticket, episode, record)
 
     def state_dict(self) -> dict[str, object]:
         """What :meth:`load_state_dict` needs to go on with the tickets that are not finished, as plain values."""
@@ -149,6 +165,11 @@ class Feeder:
             raise UsageError(f"not the state of a feeder ({error.errors()[0]['msg']}): {str(state)[:60]}") from error
         mine = self._state(first=loaded.first, finished=loaded.finished)
         changed = [name for name, value in mine if value != getattr(loaded, name)]
+        if changed == ["source"]:
+            raise UsageError(
+                f"the problems of {self.source.name!r} are not those that the run began with; bring the old file back, "
+                "or start a new run with another out=..."
+            )
         if changed:
             raise UsageError(
                 f"the stored state is of another run ({', '.join(changed)} differ); use the same problems and seed"
@@ -159,6 +180,7 @@ class Feeder:
 
     def _restart(self) -> None:
         self._next, self._finished = self.first, {index for index in self.skip if index >= self.first}
+        self._row = iter(self._indices(self.first, 1))
         self._advance()
 
     def _advance(self) -> None:
@@ -174,8 +196,12 @@ class Feeder:
             seed=self.seed,
             group_size=self.group_size,
             shuffle=self.shuffle,
-            source=fingerprint(self.source),
+            source=self._fingerprint,
         )
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.source)
 
     def ticket(self, index: int) -> Ticket:
         """Ticket number ``index``, from 0."""
@@ -193,17 +219,25 @@ class Feeder:
         """The seed of ticket ``index``'s random stream, without making the ticket."""
         return derive(self.seed, "sampling", index)
 
-    def slot_of(self, index: int, num_slots: int) -> int:
-        """The slot that plays ticket ``index``."""
-        return (index - self.first) % num_slots
-
     def slot(self, slot: int, num_slots: int) -> Iterator[Ticket]:
         """The tickets of one slot, in order."""
-        index = self.first + slot
-        while self.num_tickets is None or index < self.num_tickets:
+        row = self._shared_row() if self.shared else self._indices(self.first + slot, num_slots)
+        return map(self.ticket, row)
+
+    def _indices(self, start: int, stride: int) -> Iterator[int]:
+        for index in itertools.count(start, stride):
+            if self.num_tickets is not None and index >= self.num_tickets:
+                return
             if index not in self.skip:
-                yield self.ticket(index)
-            index += num_slots
+                yield index
+
+    def _shared_row(self) -> Iterator[int]:
+        while True:
+            with self._lock:  # a generator cannot be advanced by two threads at once
+                index = next(self._row, None)
+            if index is None:
+                return
+            yield index
 
     def _position(self, group: int) -> int:
         size = self.source.size

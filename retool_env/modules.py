@@ -22,7 +22,11 @@ _lock = threading.Lock()
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """``("file.py", "name")`` of ``"file.py:name"``; the name is ``""`` when there is none."""
+    """``("file.py", "name")`` of ``"file.py:name"``; the name is ``""`` when there is none.
+
+    >>> split_source("rewards/mine.py:score"), split_source("package.module")
+    (('rewards/mine.py', 'score'), ('package.module', ''))
+    """
     location, colon, name = source.rpartition(":")
     return (location, name) if colon and name.isidentifier() else (source, "")
 

@@ -17,7 +17,7 @@ from retool_env.errors import UsageError
 from retool_env.outcome import ToolStatus
 from retool_env.problems import Problem
 from retool_env.tokenizer import Tokenizer
-from retool_env.tools import ToolResult
+from retool_env.tools import ToolResult, ToolSpec
 
 __all__ = ["RecordedTurn", "Recording", "replay"]
 
@@ -39,13 +39,23 @@ class Recording:
     turns: tuple[RecordedTurn, ...]
 
 
-def replay(recording: Recording, *, dialect: Dialect, tokenizer: Tokenizer, limits: EpisodeLimits) -> Episode:
+def replay(
+    recording: Recording,
+    *,
+    dialect: Dialect,
+    tokenizer: Tokenizer,
+    limits: EpisodeLimits,
+    tools: Sequence[ToolSpec] | None = None,
+) -> Episode:
     """The episode that the recording describes.
+
+    Args:
+        tools: what the prompt offers; ``None`` for the code interpreter.
 
     Raises:
         UsageError: outputs and calls do not match, or the conversation does not fit the limits.
     """
-    episode = Episode(recording.problem, dialect=dialect, tokenizer=tokenizer, limits=limits)
+    episode = Episode(recording.problem, dialect=dialect, tokenizer=tokenizer, limits=limits, tools=tools)
     for number, turn in enumerate(recording.turns):
         where = f"recording of {recording.problem.id!r}, turn {number}"
         if episode.outcome is not None:

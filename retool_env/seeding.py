@@ -12,6 +12,10 @@ __all__ = ["derive"]
 
 
 def derive(seed: int, stream: str, *path: int) -> int:
-    """A seed in ``[0, 2**63)`` for the stream called ``stream`` at ``path``."""
+    """A seed in ``[0, 2**63)`` for the stream called ``stream`` at ``path``.
+
+    >>> derive(0, "sandbox", 4711) == derive(0, "sandbox", 4711) != derive(0, "sampling", 4711)
+    True
+    """
     text = "/".join((str(int(seed)), stream, *(str(int(part)) for part in path)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1

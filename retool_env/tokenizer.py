@@ -18,7 +18,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from retool_env.chat import ChatTemplate, plain_chat, plain_reply
 from retool_env.errors import MissingExtraError, UsageError
@@ -71,8 +71,18 @@ def _escaper(specials: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True))) if specials else None
 
 
+_PIECES: Final = (*(bytes([value]) for value in range(256)), b"<eos>")
+
+
 class ByteTokenizer:
-    """One id per UTF-8 byte, and ``<eos>`` as id 256: for endpoints and tests that have no tokenizer."""
+    """One id per UTF-8 byte, and ``<eos>`` as id 256: for endpoints and tests that have no tokenizer.
+
+    >>> tokenizer = ByteTokenizer()
+    >>> tokenizer.encode("42<eos>"), tokenizer.decode([52, 50, 256])
+    ([52, 50, 256], '42<eos>')
+    >>> tokenizer.encode(tokenizer.escape("<eos>"))[-1] == tokenizer.eos_id
+    False
+    """
 
     vocab_size = 257
     eos_id = 256
@@ -84,8 +94,7 @@ class ByteTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        raw = b"".join(b"<eos>" if i == self.eos_id else bytes([i]) for i in ids)
-        return raw.decode(errors="replace")
+        return b"".join(map(_PIECES.__getitem__, ids)).decode(errors="replace")
 
     def encode_chat(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> list[int]:
         return self.encode(plain_chat(messages, tools))

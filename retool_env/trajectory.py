@@ -7,8 +7,10 @@ are written with enough digits).
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,9 +78,15 @@ class Trajectory:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> Trajectory:
-        """The inverse of :meth:`to_json`."""
+    def from_json(cls, line: str | bytes) -> Trajectory:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: no JSON, or of another schema; what is missing is a ``KeyError``.
+        """
         row: dict[str, Any] = json.loads(line)
+        if row["schema"] != SCHEMA:
+            raise ValueError(f"schema {row['schema']}, and this version reads {SCHEMA}")
         record = EpisodeRecord(
             problem=Problem.model_validate(row["problem"]),
             outcome=Outcome(row["outcome"]),
@@ -129,15 +137,19 @@ def drop_torn_line(path: Path) -> None:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """Every complete line of a file; a last line torn by a kill is left out.
+    """Every complete line of a file, compressed if it is called ``.gz``; a last line torn by a kill is left out.
 
     Raises:
-        UsageError: the file is missing, or a line before the last is not a trajectory.
+        UsageError: the file is missing or damaged, or a line before the last is not a trajectory.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such trajectory file")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); the file is damaged") from error
     # What follows the last newline is "" or the part that was written when the process died.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = raw.split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
         try:
             yield Trajectory.from_json(line)

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from retool_env.config import EnvConfig
+
+# How long an example takes says nothing about it: machines are shared.
+settings.register_profile("retool", deadline=None)
+settings.load_profile("retool")
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

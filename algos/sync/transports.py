@@ -227,7 +227,16 @@ class BroadcastTransport:
 
         with ThreadPoolExecutor(1) as pool:
             joining = pool.submit(on_all, list(sizes), enter)
-            self._group = join_group(address, port, rank=0, world_size=world, name=self._name, backend=self._backend)
+            try:
+                self._group = join_group(
+                    address, port, rank=0, world_size=world, name=self._name, backend=self._backend
+                )
+            except RuntimeError as error:  # what torch raises when a member does not come
+                trouble = " ".join(str(error).split())[:200]
+                return failures | {
+                    server: EngineError(f"{server.url}: no process group at {address}:{port} ({trouble})")
+                    for server in sizes
+                }
             refused = joining.result()[1]
         self._members = tuple(server for server in sizes if server not in refused)
         return failures | refused

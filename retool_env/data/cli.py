@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(options: argparse.Namespace) -> int:
     columns = {"question": options.question, "gold": options.gold}
     others = [row for path in options.against for row in read_rows(path)]
-    report = check_rows(read_rows(options.file, **columns), others)
+    report = check_rows(read_rows(options.file, **columns, size=options.size), others)
     print(f"{options.file}: {report.num_rows} rows")
     _show("golds that cannot be graded", report.ungradable, options.show)
     _show("questions with different golds", report.conflicts, options.show)
@@ -83,6 +83,7 @@ def _filter(options: argparse.Namespace) -> int:
         max_prompt_tokens=options.max_prompt_tokens,
         max_response_tokens=options.max_response_tokens,
         workers=options.workers,
+        size=options.size,
     )
     lines = [
         f"rows read                      {report.num_rows}",
@@ -96,7 +97,7 @@ def _filter(options: argparse.Namespace) -> int:
 def _sft(options: argparse.Namespace) -> int:
     from retool_env.data.sft import convert_file
 
-    return _wrote(options.out, convert_file(options.file, options.out, form=options.form).lines())
+    return _wrote(options.out, convert_file(options.file, options.out, form=options.form, size=options.size).lines())
 
 
 def _rates(options: argparse.Namespace) -> int:
@@ -131,7 +132,6 @@ def _parser() -> Parser:
     prepare.add_argument("--against", nargs="+", default=[], metavar="FILE", help="evaluation files to keep out")
     prepare.add_argument("--layout", metavar="NAME", help="of the files; found out by itself when not given")
     prepare.add_argument("--split", default="train", metavar="NAME", help="of data sets on the hub (default train)")
-    prepare.add_argument("--max-samples", "--max_samples", "--size", dest="size", type=_count, metavar="N")
     lengths = add("filter", _filter, "leave out rows that are too long")
     lengths.add_argument("file", type=Path, metavar="FILE")
     lengths.add_argument("--tokenizer", default="bytes", metavar="DIR", help="a model folder, or bytes (the default)")
@@ -143,6 +143,10 @@ def _parser() -> Parser:
     sft.add_argument("--form", choices=["recording", "messages"], default="recording", help="default: recording")
     rates = add("rates", _rates, "pass rates of problems, from the episodes of runs")
     rates.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders or files of trajectories")
+    for command in (check, prepare, lengths, sft):
+        command.add_argument(
+            "--max-samples", "--max_samples", "--size", dest="size", type=_count, metavar="N", help="the first N"
+        )
     for command in (prepare, lengths, sft, rates):
         command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .jsonl or .parquet file")
     return parser

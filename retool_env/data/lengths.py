@@ -55,24 +55,25 @@ def filter_rows(
     max_prompt_tokens: int = 2048,
     max_response_tokens: int = 4096,
     workers: int = 1,
+    size: int | None = None,
 ) -> FilterReport:
     """Write the rows of ``path`` that fit to ``out``, and the report beside it.
 
     Args:
         tokenizer: ``bytes``, or a folder with a ``tokenizer.json``.
         workers: processes; 1 for none but this one.
+        size: look at the first so many rows; ``None`` for all.
 
     Raises:
         UsageError: a file, a row or the tokenizer cannot be read, or no row fits.
     """
     load_tokenizer(tokenizer)  # a mistake is told here, not by every worker
-    long_prompts: list[int] = []
-    long_responses: list[int] = []
+    long_prompts, long_responses = list[int](), list[int]()
     num_rows = 0
 
     def fitting() -> Iterator[RawRow]:
         nonlocal num_rows
-        for (number, row), (prompt, response) in _measured(path, tokenizer, workers):
+        for (number, row), (prompt, response) in _measured(path, tokenizer, workers, size):
             num_rows += 1
             if prompt > max_prompt_tokens:
                 long_prompts.append(number)
@@ -98,9 +99,9 @@ def filter_rows(
     return report
 
 
-def _measured(path: Path, tokenizer: str, workers: int) -> Iterator[tuple[Numbered, tuple[int, int]]]:
+def _measured(path: Path, tokenizer: str, workers: int, size: int | None) -> Iterator[tuple[Numbered, tuple[int, int]]]:
     """Every row with the tokens of its prompt and of its response."""
-    rows = track(read_table(path), path.name, total=count_rows(path))
+    rows = itertools.islice(track(read_table(path), path.name, total=count_rows(path)), size)
     waiting: deque[list[Numbered]] = deque()
 
     def chunks() -> Iterator[list[_Texts]]:

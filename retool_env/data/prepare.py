@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from retool_env.data.tables import RawRow, atomic, check_out, write_table
+from retool_env.data.tables import RawRow, check_out, write_table
 from retool_env.errors import UsageError
+from retool_env.files import atomic
 from retool_env.problems import Problem
 from retool_env.sources.file import OTHER_GOLD, FileReader, Seen, asked
 from retool_env.sources.golds import Dropped, keep_gradable
@@ -87,23 +88,12 @@ def prepare(
         UsageError: a file that cannot be read or written, or nothing is left.
     """
     check_out(out)
-    held_out = {asked(problem) for path in against for problem in _problems(FileReader(path=path))}
-    seen = Seen()
+    seen, held_out = Seen(), _HeldOut(against)
     readers = [FileReader(path=path, layout=layout, split=split, seen=seen) for path in inputs]
-    overlaps = 0
-
-    def fresh() -> Iterator[Problem | Dropped]:
-        nonlocal overlaps
-        for one in itertools.chain.from_iterable(readers):
-            held = isinstance(one, Problem) and asked(one) in held_out
-            overlaps += held
-            if not held:
-                yield one
-
-    kept, dropped = keep_gradable(fresh(), where=", ".join(inputs), limit=size)
-    doubtful = [problem for problem in kept if problem.id in seen.contradicted]
-    dropped = (*dropped, *(Dropped(id=p.id, gold=p.answer, reason=OTHER_GOLD) for p in doubtful))
+    fresh = held_out.removed_from(itertools.chain.from_iterable(readers))
+    kept, dropped = keep_gradable(fresh, where=", ".join(inputs), limit=size)
     problems = [problem for problem in kept if problem.id not in seen.contradicted]
+    doubtful = [Dropped(id=p.id, gold=p.answer, reason=OTHER_GOLD) for p in kept if p.id in seen.contradicted]
     if not problems:
         raise UsageError(f"{', '.join(inputs)}: no problem is left")
     report = PrepareReport(
@@ -112,8 +102,8 @@ def prepare(
         num_rows=sum(reader.num_rows for reader in readers),
         num_problems=len(problems),
         num_repeats=seen.num_repeats,
-        num_overlap=overlaps,
-        dropped=tuple((one.id, one.gold, one.reason) for one in dropped),
+        num_overlap=held_out.num_found,
+        dropped=tuple((one.id, one.gold, one.reason) for one in (*dropped, *doubtful)),
         removed=tuple(sorted(set().union(*(reader.removed for reader in readers)))),
     )
     write_table(out, map(prepared_row, problems))
@@ -144,5 +134,17 @@ def save_report(out: Path, report: BaseModel) -> Path:
     return path
 
 
-def _problems(reader: FileReader) -> Iterator[Problem]:
-    return (one for one in reader if isinstance(one, Problem))
+class _HeldOut:
+    """The questions of evaluation files, taken out of what is read and counted."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.num_found = 0
+        found = itertools.chain.from_iterable(FileReader(path=path) for path in paths)
+        self._questions = {asked(one) for one in found if isinstance(one, Problem)}
+
+    def removed_from(self, rows: Iterable[Problem | Dropped]) -> Iterator[Problem | Dropped]:
+        for one in rows:
+            if isinstance(one, Problem) and asked(one) in self._questions:
+                self.num_found += 1
+            else:
+                yield one

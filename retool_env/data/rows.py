@@ -10,6 +10,7 @@ Left out: turning rows into problems for a run, which is a source's work (:mod:`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,19 +42,22 @@ class Row:
     golds: tuple[str, ...]
 
 
-def read_rows(path: Path, *, question: str | None = None, gold: str | None = None) -> list[Row]:
-    """All rows of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+def read_rows(
+    path: Path, *, question: str | None = None, gold: str | None = None, size: int | None = None
+) -> list[Row]:
+    """The rows of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
 
     Args:
         question: name of the column with the question (``a.b`` for a nested one); found by itself when not given.
         gold: the same for the gold answer.
+        size: the first so many; ``None`` for all.
 
     Raises:
         UsageError: no such file, a suffix that is not known, a line that is not JSON, or no such column.
     """
     rows: list[Row] = []
     columns = (question, gold)
-    for number, values in read_table(path):
+    for number, values in itertools.islice(read_table(path), size):
         where = f"{path.name}:{number}"
         if not rows:
             asked = _column(values, question, QUESTION_COLUMNS, "question", where)

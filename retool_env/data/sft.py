@@ -17,6 +17,7 @@ Left out: running the programs again to see whether the outputs are theirs.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -129,8 +130,8 @@ class SftReport(BaseModel):
         ]
 
 
-def convert_file(path: Path, out: Path, *, form: Form = "recording") -> SftReport:
-    """Convert the rows of ``path`` to ``out``; the report is saved beside it.
+def convert_file(path: Path, out: Path, *, form: Form = "recording", size: int | None = None) -> SftReport:
+    """Convert the rows of ``path``, or the first ``size`` of them, to ``out``; the report is saved beside it.
 
     Raises:
         UsageError: a file that cannot be read or written, a row without ``messages``, or nothing is left.
@@ -141,7 +142,7 @@ def convert_file(path: Path, out: Path, *, form: Form = "recording") -> SftRepor
 
     def rows() -> Iterator[RawRow]:
         nonlocal num_rows, num_turns
-        for number, row in track(read_table(path), path.name, total=count_rows(path)):
+        for number, row in itertools.islice(track(read_table(path), path.name, total=count_rows(path)), size):
             num_rows += 1
             found = convert(*_two_messages(row, f"{path}:{number}"))
             if isinstance(found, str):
@@ -169,7 +170,13 @@ def convert_file(path: Path, out: Path, *, form: Form = "recording") -> SftRepor
 
 
 def convert(user: str, assistant: str) -> Conversation | str:
-    """The conversation of a raw row, or the reason why there is none."""
+    r"""The conversation of a raw row, or the reason why there is none.
+
+    >>> said = r"<code>print(6*7)</code><interpreter>42</interpreter>Done. <answer>\boxed{42}</answer>"
+    >>> found = convert("*user question:* What is 6 * 7?", said)
+    >>> found.question, found.steps[0].code, found.steps[0].output, found.answer
+    ('What is 6 * 7?', 'print(6*7)', '42', '42')
+    """
     mended: list[str] = []
     question = _question(user, mended)
     if not question:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from retool_env.errors import MissingExtraError, UsageError
+from retool_env.files import atomic
 
-__all__ = ["Numbered", "RawRow", "atomic", "check_out", "count_rows", "nested", "read_table", "write_table"]
+__all__ = ["Numbered", "RawRow", "check_out", "count_rows", "nested", "read_table", "write_table"]
 
 RawRow = Mapping[str, Any]
 """A row as it was found, before anything is known about its columns."""
@@ -79,26 +78,6 @@ def check_out(path: Path) -> None:
     """Refuse a name that :func:`write_table` cannot write."""
     if path.suffix not in (".jsonl", ".parquet"):
         raise UsageError(f"--out {str(path)!r}: give a name that ends in .jsonl or .parquet")
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
-
-    Raises:
-        UsageError: the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be written ({error.strerror})") from error
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Numbered]]:

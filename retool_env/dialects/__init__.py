@@ -110,6 +110,13 @@ _PARTS: Final = ("name", "stop", "chat_tools", "replies", "build_prompt", "parse
 def make_dialect(name: str, *, instructions: bool = True) -> Dialect:
     """The dialect called ``name``, or the class at ``file.py:Class``.
 
+    >>> dialect = make_dialect("retool")
+    >>> turn = dialect.parse("Let me see. <code>print(6 * 7)</code>")
+    >>> turn.calls[0].code, turn.stopped
+    ('print(6 * 7)', True)
+    >>> make_dialect("hermes").write("", turn.calls)
+    '<tool_call>\\n{"name": "code_interpreter", "arguments": {"code": "print(6 * 7)"}}\\n</tool_call>'
+
     Args:
         instructions: put the dialect's own instructions in front of the question. Off for a model that was trained
             on the format and needs no telling.

@@ -61,7 +61,10 @@ def decode_at(text: str) -> tuple[JsonValue, str]:
 
 
 def decode_whole(text: str) -> JsonValue:
-    """The one JSON value in ``text``.
+    r"""The one JSON value in ``text``.
+
+    >>> decode_whole(r'{"name": "f", "arguments": {"latex": "\frac{1}{2} \(x\)"}}')
+    {'name': 'f', 'arguments': {'latex': '\\frac{1}{2} \\(x\\)'}}
 
     Raises:
         BadJsonError: there is none, or something behind it.

@@ -28,6 +28,10 @@ class TokenSequence(Space[NDArray[np.int64]]):
         vocab_size: number of ids.
         max_length: longest sequence.
         end_id: samples end in this id, so that a sampled action is a complete (and almost surely wrong) turn.
+
+    >>> space = TokenSequence(257, 100, end_id=256)
+    >>> np.array([52, 50, 256]) in space, np.array([52, 257]) in space, [52, 50] in space
+    (True, False, False)
     """
 
     def __init__(self, vocab_size: int, max_length: int, *, end_id: int | None = None, seed: int | None = None) -> None:

@@ -59,6 +59,10 @@ class Reward:
 def make_reward(weights: Weights | str = "pm1", *, tool_cost: float = 0.5) -> Reward:
     """A reward from part names and weights; a bare name has weight 1.
 
+    >>> reward = make_reward({"pm1": 1.0, "overlong": {"weight": 0.5, "buffer": 2048}})
+    >>> [(part.name, part.weight, part.options) for part in reward.parts]
+    [('pm1', 1.0, ()), ('overlong', 0.5, (('buffer', 2048.0),))]
+
     Args:
         weights: ``"pm1"``, ``{"pm1": 1.0, "format": 0.1}``, ``{"overlong": {"weight": 1.0, "buffer": 2048}}``, or with
             the path of a user's file or the name of a module in place of a part's name.

@@ -41,7 +41,11 @@ def compute_reward(
     reward_wrong: float = -1.0,
     reward_no_answer: float = -0.5,
 ) -> tuple[float, dict[str, object]]:
-    """The reward of one response, and how it came about.
+    r"""The reward of one response, and how it came about.
+
+    >>> reward, details = compute_reward(r"So it is \boxed{41}.", "42")
+    >>> reward, details["predicted"], details["reason"]
+    (-1.0, '41', 'different')
 
     Returns:
         The reward, and a dictionary with ``predicted``, ``ground_truth``, ``correct``, ``answered`` and ``reason``.
@@ -64,7 +68,10 @@ def compute_reward(
 
 
 def reward_func(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
-    """1 for each right answer and 0 for any other: the built-in ``accuracy``.
+    r"""1 for each right answer and 0 for any other: the built-in ``accuracy``.
+
+    >>> reward_func([r"So \boxed{42}.", [{"role": "assistant", "content": r"\boxed{41}"}]], answer=["42", "42"])
+    [1.0, 0.0]
 
     Raises:
         UsageError: not as many answers as completions, or a column of another length.

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -166,6 +167,15 @@ def _table(image: str, tier: str, cores: int, found: dict[str, float]) -> Table:
     return table
 
 
+_EXAMPLES: Final = """\
+examples:
+  retool sandbox bench
+      all figures, with numpy and sympy loaded and without; some minutes on an idle machine
+  retool sandbox bench --image light --repetitions 1
+      a quick look
+"""
+
+
 def main(arguments: list[str]) -> int:
     """``retool sandbox bench``."""
     parser = Parser(
@@ -174,6 +184,7 @@ def main(arguments: list[str]) -> int:
             "measure the local sandbox; F is a bare fork, exit and wait of a process with the same modules, and "
             "multiples of F are what to compare between machines"
         ),
+        epilog=_EXAMPLES,
     )
     parser.add_argument("--tier", help="T1, T1' or T2; the best that this host allows when not given")
     parser.add_argument("--repetitions", type=int, default=5, help="each figure is the median of so many (default 5)")

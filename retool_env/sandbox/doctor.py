@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -86,12 +87,23 @@ def _facts(python: str | None) -> list[tuple[str, str]]:
     ]
 
 
+_EXAMPLES: Final = """\
+examples:
+  retool sandbox doctor
+      every tier of isolation, whether it holds here, and what to change where it does not
+  retool sandbox doctor --python .venv/bin/python
+      the same for programs that another interpreter is to run
+
+exit code: 0 programs can be isolated, 3 they cannot
+"""
+
+
 def main(arguments: list[str]) -> int:
     """``retool sandbox doctor``: 0 when programs can be isolated here, 3 when not."""
     parser = Parser(
         prog="retool sandbox doctor",
         description="find out, by doing it, how strongly programs can be isolated on this host",
-        epilog="exit code: 0 programs can be isolated, 3 they cannot",
+        epilog=_EXAMPLES,
     )
     parser.add_argument("--python", help="the interpreter that is to run the programs (default: this one)")
     options = parser.parse_args(arguments)

@@ -54,7 +54,8 @@ class LocalSandbox:
         unsafe: allow tier ``T3``, which does not isolate.
         max_running: programs running at the same time; one and a half times the usable processors when not given.
         max_queue: programs waiting beyond that, before new ones are turned away as ``busy``.
-        spares: boxes forked ahead of time in each zygote; they save half of the latency of a single program.
+        spares: boxes forked ahead of time in each zygote while it is quiet; they save up to half of the latency of a
+            single program.
         workers: zygotes for each image; one per four processors when not given.
         python: the interpreter that runs the programs; this one when not given.
 
@@ -129,6 +130,12 @@ class LocalSandbox:
         """Run ``code`` in a fresh interpreter state and return how it ended. Never raises for what a program does.
 
         Raises :class:`UsageError` for a file name that is not relative, and when this host refuses the isolation.
+
+        >>> with LocalSandbox() as sandbox:
+        ...     good = sandbox.run("6 * 7", mode="notebook")
+        ...     bad = sandbox.run("1 / 0")
+        >>> good.stdout, bad.status.value, bad.stderr.splitlines()[-1]
+        ('42\\n', 'error', 'ZeroDivisionError: division by zero')
         """
         check_relative(files or {})
         check_relative(fetch)

@@ -68,6 +68,10 @@ def open_source(
 ) -> ProblemSource:
     """The source called ``name``.
 
+    >>> source = open_source("arithmetic", split="heldout", size=10, families={"gcd": 1})
+    >>> source.size, source.problem(0).family
+    (10, 'gcd')
+
     Args:
         name: ``arithmetic``, ``file``, ``mixture``, or a layout (``gsm8k``): a file of that layout.
         path: a file, or ``hf:owner/name`` for a data set on the hub.
@@ -90,20 +94,22 @@ def open_source(
     from retool_env.sources.rates import difficulty
 
     chosen = difficulty(rates=rates, band=band, curriculum=curriculum)
-    if name in ("arithmetic", "mixture") and path is not None:
-        raise UsageError(f"problems.path={str(path)!r}: problems={name} reads no file; add problems=file")
-    if name == "arithmetic":
-        source = _arithmetic(split, seed, size, families)
-    elif name == "mixture":
-        source = _mixture(parts, seed, size)
-    elif name == "file" or name in LAYOUTS:
-        layout = layout or (name if name in LAYOUTS else None)
-        return _file(name, path, layout, split, size, unique, chosen)
-    else:
-        raise UsageError(
-            f"problems={name!r} is unknown{did_you_mean(name, ('arithmetic', 'file', 'mixture', *LAYOUTS))}"
-        )
+    if name == "file" or name in LAYOUTS:
+        return _file(name, path, layout or (name if name in LAYOUTS else None), split, size, unique, chosen)
+    _check_fileless(name, path)
+    source = _mixture(parts, seed, size) if name == "mixture" else _arithmetic(split, seed, size, families)
     return _chosen(chosen, source)
+
+
+def _check_fileless(name: str, path: str | Path | None) -> None:
+    """Refuse a name that nothing has, and a path for a source that reads no file."""
+    from retool_env.sources.layouts import LAYOUTS
+
+    if name not in ("arithmetic", "mixture"):
+        known = ("arithmetic", "file", "mixture", *LAYOUTS)
+        raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, known)}")
+    if path is not None:
+        raise UsageError(f"problems.path={str(path)!r}: problems={name} reads no file; add problems=file")
 
 
 def _chosen(chosen: Difficulty, source: ProblemSource) -> ProblemSource:

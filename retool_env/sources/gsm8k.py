@@ -17,5 +17,10 @@ _ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 
 
 def calculator_annotations(problem: Problem) -> tuple[str, ...]:
-    """The left-hand sides of the calculator annotations of a problem, in order; ``()`` when it has none."""
+    """The left-hand sides of the calculator annotations of a problem, in order; ``()`` when it has none.
+
+    >>> solution = "He has 48/2 = <<48/2=24>>24 left, and 24+48 = <<24+48=72>>72 in all."
+    >>> calculator_annotations(Problem(id="p", prompt="?", answer="72", metadata={"solution": solution}))
+    ('48/2', '24+48')
+    """
     return tuple(match[1].strip() for match in _ANNOTATION.finditer(problem.metadata.get("solution", "")))

@@ -51,6 +51,8 @@ class Layout:
         source: what to call the source when the row does not say; ``""`` for the name of the file.
         id: columns with an id of the data set's own.
         needs: further columns that must be there.
+        open: text and numbers in columns that nothing here knows are facts about the problem; reward functions get
+            them by name.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Layout:
     source: str = ""
     id: tuple[str, ...] = ("id",)
     needs: tuple[str, ...] = ()
+    open: bool = False
 
     def fits(self, row: RawRow) -> bool:
         """Whether the row has the columns of this layout."""
@@ -78,8 +81,8 @@ LAYOUTS: Final = {
         Layout(name="gsm8k", question=("question",), gold=("answer",), gold_mark="####", source="gsm8k", id=()),
         Layout(name="math", question=("problem",), gold=("answer",), id=("unique_id", "id")),
         Layout(name="aime", question=("input", "Problem"), gold=("output", "Answer"), id=("ID",)),
-        Layout(name="rlvr", question=("messages",), gold=("ground_truth",)),
-        Layout(name="plain", question=("prompt", "question", "problem"), gold=("ground_truth", "answer")),
+        Layout(name="rlvr", question=("messages",), gold=("ground_truth",), open=True),
+        Layout(name="plain", question=("prompt", "question", "problem"), gold=("ground_truth", "answer"), open=True),
         Layout(name="response", question=("prompt",), gold=("response",), gold_in_response=True),
     )
 }
@@ -198,6 +201,9 @@ def _facts(layout: Layout, row: RawRow, where: str) -> dict[str, str]:
             facts |= {str(k): str(v) for k, v in stored.items()} if isinstance(stored, Mapping) else {}
         elif value not in (_MISSING, None):
             facts[column.rpartition(".")[2]] = str(value)
+    if layout.open:
+        own = {*layout.question, *layout.gold, *layout.id, *_FAMILIES, *_FACTS, "source", "data_source"}
+        facts |= {k: str(v) for k, v in row.items() if isinstance(v, str | int | float) and k not in own}
     if layout.gold_mark:
         facts["solution"] = str(_first(row, layout.gold)).rpartition(layout.gold_mark)[0]
     return facts

@@ -29,7 +29,11 @@ _ELSEWHERE = re.compile(_LOOKS)
 
 
 def bare_question(question: str) -> str:
-    """The question without the instructions of a template."""
+    r"""The question without the instructions of a template.
+
+    >>> bare_question("What is 6 * 7?\n\nPlease reason step by step, and put your final answer within \\boxed{}.")
+    'What is 6 * 7?'
+    """
     return _TEMPLATES.sub("", question).strip()
 
 
@@ -37,6 +41,9 @@ def question_key(question: str) -> str:
     r"""What two writings of one question have in common: its letters, digits and operators.
 
     Digits that stand apart stay apart: ``\frac{1}{23}`` is not ``\frac{12}{3}``.
+
+    >>> question_key("What is $6 \\cdot 7$?") == question_key("what is  6 \\cdot 7")
+    True
     """
     apart = _BETWEEN_DIGITS.sub("~", bare_question(question))
     return "~".join(_ELSEWHERE.sub("", part) for part in apart.split("~")).casefold()

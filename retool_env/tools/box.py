@@ -10,7 +10,7 @@ A tool is opened when an episode first calls it, and not before: most episodes n
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -20,7 +20,6 @@ from retool_env.errors import SandboxError, UsageError, did_you_mean
 from retool_env.outcome import ToolStatus
 from retool_env.seeding import derive
 from retool_env.tools.base import Tool, ToolCall, ToolContext, ToolHandle, ToolReply, ToolResult
-from retool_env.tools.spec import ToolSpec
 
 __all__ = ["ToolBox", "ToolSession", "ToolsKwargs"]
 
@@ -39,6 +38,9 @@ class ToolBox:
     Args:
         workers: calls of pure tools that run at the same time, over all episodes of this box.
 
+    Attributes:
+        specs: what the model reads about them.
+
     Raises:
         UsageError: two tools have the same name.
     """
@@ -49,14 +51,10 @@ class ToolBox:
         if len(self._tools) < len(names):
             double = next(name for name in names if names.count(name) > 1)
             raise UsageError(f"two tools are called {double!r}; names must differ")
+        self.specs = tuple(tool.spec for tool in tools)
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-
-    @property
-    def specs(self) -> tuple[ToolSpec, ...]:
-        """What the model reads about them."""
-        return tuple(tool.spec for tool in self._tools.values())
 
     def open(self, *, seed: int = 0, tools_kwargs: ToolsKwargs | None = None, key: str = "") -> ToolSession:
         """The tools for one episode.
@@ -66,11 +64,13 @@ class ToolBox:
             tools_kwargs: the problem's settings for its tools; those of tools that are not here are left out.
             key: names the episode.
         """
-        contexts = {
-            name: ToolContext(seed=derive(seed, "tool", k) % 2**32, kwargs=_settings(tools_kwargs, name), key=key)
-            for k, name in enumerate(self._tools)
-        }
-        return ToolSession(self, self._tools, contexts)
+        numbers = {name: number for number, name in enumerate(self._tools)}
+
+        def context(name: str) -> ToolContext:
+            own_seed = derive(seed, "tool", numbers[name]) % 2**32
+            return ToolContext(seed=own_seed, kwargs=_settings(tools_kwargs, name), key=key)
+
+        return ToolSession(self, self._tools, context)
 
     def close(self) -> None:
         """End the threads. The tools' own resources belong to whoever made the tools."""
@@ -90,10 +90,10 @@ class ToolBox:
 class ToolSession:
     """The tools of one episode. One ``run`` at a time."""
 
-    def __init__(self, box: ToolBox, tools: Mapping[str, Tool], contexts: Mapping[str, ToolContext]) -> None:
+    def __init__(self, box: ToolBox, tools: Mapping[str, Tool], context: Callable[[str], ToolContext]) -> None:
         self._box = box
         self._tools = tools
-        self._contexts = contexts
+        self._context = context
         self._handles: dict[str, ToolHandle] = {}
 
     def run(self, calls: Sequence[ToolCall], *, seed: int) -> list[ToolResult]:
@@ -133,7 +133,7 @@ class ToolSession:
             return ToolReply(status=ToolStatus.UNKNOWN_TOOL, text=text)
         if call.name not in self._handles:
             try:
-                self._handles[call.name] = self._tools[call.name].open(self._contexts[call.name])
+                self._handles[call.name] = self._tools[call.name].open(self._context(call.name))
             except SandboxError:
                 return ToolReply(status=ToolStatus.OUTAGE, text=f"[{call.name} is not available]")
         return self._handles[call.name]

@@ -22,7 +22,7 @@ from pydantic import JsonValue
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.outcome import ToolStatus
 from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox, Session
-from retool_env.tools.base import Arguments, ToolCall, ToolContext, ToolHandle, ToolReply, ToolResult
+from retool_env.tools.base import Arguments, ToolContext, ToolHandle, ToolReply
 from retool_env.tools.signature import BadArgumentsError, Signature
 from retool_env.tools.spec import ToolSpec
 
@@ -107,13 +107,6 @@ class CodeInterpreter:
             return _Fresh(self, files, context.key)
         session = self.sandbox.open_session(limits=self.limits, seed=context.seed, key=context.key)
         return _Lasting(self, session, files)
-
-    def __call__(self, call: ToolCall, *, seed: int) -> ToolResult:
-        """One call outside of any episode, in a fresh interpreter."""
-        if call.problem:
-            return ToolResult(call=call, status=call.status, text=call.problem)
-        reply = _Fresh(self, {}, "").call(call.arguments, seed=seed)
-        return ToolResult(call=call, **vars(reply))
 
     def reply(self, run: RunResult) -> ToolReply:
         """What the model reads of a run."""

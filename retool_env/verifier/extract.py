@@ -22,6 +22,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from retool_env.verifier.backwards import matches_from_end
 from retool_env.verifier.retraction import retracted
@@ -29,6 +30,7 @@ from retool_env.verifier.segment import final_segment
 
 __all__ = ["Extracted", "extract_answer"]
 
+_MAX_REMEMBERED = 64
 _MAX_BOXES = 32
 _MAX_BOX_CHARS = 4000
 _MAX_JOIN_CHARS = 60
@@ -75,7 +77,13 @@ class _Mark:
 
 
 def extract_answer(response: str | Sequence[Mapping[str, object]]) -> Extracted:
-    """The answer of a text, or of the last message when that is a text of the assistant."""
+    r"""The answer of a text, or of the last message when that is a text of the assistant.
+
+    >>> extract_answer(r"First \boxed{41}, no: \boxed{42}.").answer
+    '42'
+    >>> extract_answer([{"role": "tool", "content": r"\boxed{42}"}]).reason
+    'no_final_message'
+    """
     if isinstance(response, str):
         return _from_text(response)
     last = response[-1] if response else {}
@@ -85,7 +93,9 @@ def extract_answer(response: str | Sequence[Mapping[str, object]]) -> Extracted:
     return _from_text(content)
 
 
+@lru_cache(maxsize=_MAX_REMEMBERED)
 def _from_text(text: str) -> Extracted:
+    """Remembered, because a dialect asks whether there is an answer right before the verifier asks which."""
     segment = final_segment(text)
     if segment is None:
         return Extracted(reason="unclosed_think")

@@ -26,11 +26,17 @@ _ALGEBRA_SECONDS = 1.5
 
 
 def verify(response: Response, gold: str | Sequence[str]) -> Verdict:
-    """Judge a whole response against the gold answer.
+    r"""Judge a whole response against the gold answer.
 
     Args:
         response: text, or messages of which only the last one counts.
         gold: the right answer, or several of which any one is right.
+
+    >>> verdict = verify(r"Half of it, so \boxed{\frac{1}{2}}.", "0.5")
+    >>> verdict.correct, verdict.answer
+    (True, '\\frac{1}{2}')
+    >>> verify("It is 0.5, I think.", "0.5").reason
+    'no_marker'
     """
     started = time.perf_counter()
     found = extract_answer(response)

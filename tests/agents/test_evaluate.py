@@ -9,7 +9,7 @@ import pytest
 
 from agents.config import EvalConfig
 from agents.evaluate import evaluate_agent, miss_cause
-from agents.run_folder import RunFolder, atomic, read_metrics
+from agents.run_folder import RunFolder, read_metrics
 from algos.config import TrainConfig
 from retool_env.compose import compose
 from retool_env.errors import UsageError
@@ -82,17 +82,6 @@ def test_an_episode_that_failed_is_played_again_and_counts_once(tmp_path: Path) 
     for _ in range(2):
         total = evaluate_agent(settings)[0]
         assert (total.accuracy.num, total.num_failed) == (5, 0)
-
-
-def test_a_temporary_file_of_a_killed_process_is_not_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    with atomic(path) as temporary:
-        temporary.write_text("old")
-        stale = temporary
-    stale.write_text("stale")
-    with atomic(path) as temporary, temporary.open("a") as file:
-        file.write("new")
-    assert path.read_text() == "new"
 
 
 def test_a_run_may_be_moved(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from agents.base import Generation, Request
-from agents.lockstep import Lockstep, Stopped
+from agents.gate import Gate, Stopped
+from agents.lockstep import Lockstep
 from retool_env.errors import EngineError
 
 
@@ -33,9 +34,9 @@ class Echo:
 
 
 @contextmanager
-def serving(agent: Echo, **settings: int) -> Iterator[Lockstep]:
+def serving(agent: Echo, *, num_slots: int, **settings: int) -> Iterator[Lockstep]:
     """A scheduler whose batches run in a thread of the test."""
-    scheduler = Lockstep(agent, **settings)
+    scheduler = Lockstep(agent, Gate(**settings), num_slots=num_slots)
     server = threading.Thread(target=scheduler.serve, args=(lambda: False,))
     server.start()
     try:
@@ -50,13 +51,16 @@ def request(ticket: int) -> Request:
     return Request(token_ids=np.array([1]), budget=1, session=ticket)
 
 
-def run(scheduler: Lockstep, slot: int, tickets: list[int], turns: int, jitter: float, got: list) -> threading.Thread:
+def run(scheduler: Lockstep, seed: int, tickets: list[int], turns: int, jitter: float, got: list) -> threading.Thread:
     def work() -> None:
-        rng = np.random.default_rng(slot)
+        rng = np.random.default_rng(seed)
         for ticket in tickets:
             for _ in range(turns):
                 time.sleep(jitter * rng.random())
-                got.append(scheduler.act(slot, ticket, request(ticket)).token_ids.tolist())
+                try:
+                    got.append(scheduler.act(ticket, request(ticket)).token_ids.tolist())
+                except Stopped:
+                    return
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -117,18 +121,39 @@ def test_an_engine_failure_reaches_every_slot_and_the_next_batch_works(error: Ex
     with serving(echo, num_slots=1, tickets_per_step=9) as scheduler:
         scheduler.set_version(0)
         with pytest.raises(EngineError):
-            scheduler.act(0, 0, request(0))
+            scheduler.act(0, request(0))
         echo.error = None
-        assert scheduler.act(0, 1, request(1)).token_ids.tolist() == [1]
+        assert scheduler.act(1, request(1)).token_ids.tolist() == [1]
+
+
+def test_done_is_asked_only_when_every_thread_waits() -> None:
+    """So what is finished when serve() returns does not depend on who is quick."""
+    gate = Gate(tickets_per_step=2)
+    scheduler = Lockstep(Echo(), gate, num_slots=2)
+    scheduler.set_version(0)
+    got: list = []
+    live_when_asked = []
+
+    def done() -> bool:
+        live_when_asked.append(2 - len(scheduler._waiting))
+        return len(got) >= 1  # true as soon as the first thread has its turn
+
+    threads = [run(scheduler, s, [s, s + 2], 1, jitter, got) for s, jitter in enumerate((0.0, 0.2))]
+    scheduler.serve(done)
+    assert len(got) == 2
+    assert set(live_when_asked) == {0}
+    scheduler.close()
+    for thread in threads:
+        thread.join(timeout=20)
 
 
 def test_close_wakes_those_who_wait() -> None:
-    scheduler = Lockstep(Echo(), num_slots=2, tickets_per_step=1)
+    scheduler = Lockstep(Echo(), Gate(tickets_per_step=1), num_slots=2)
     raised = []
 
     def wait() -> None:
         try:
-            scheduler.act(0, 0, request(0))
+            scheduler.act(0, request(0))
         except Stopped as stopped:
             raised.append(stopped)
 
@@ -139,4 +164,4 @@ def test_close_wakes_those_who_wait() -> None:
     thread.join(timeout=20)
     assert len(raised) == 1
     with pytest.raises(Stopped):
-        scheduler.act(1, 1, request(1))
+        scheduler.act(1, request(1))

@@ -11,9 +11,12 @@ import torch
 from agents.embedded import EmbeddedAgent
 from agents.loading import load_model
 from algos.config import AlgoConfig, RolloutConfig, TrainConfig
+from algos.learn import learn
 from algos.losses import PolicyLoss
 from algos.scorer import Scorer
-from algos.train import learn, make_optimizer, make_rollouts
+from algos.setup import make_rollouts
+from algos.sync.base import SharedWeights
+from algos.train import make_optimizer
 from retool_env.config import EnvConfig
 from retool_env.outcome import Outcome
 from retool_env.sandbox import registry
@@ -22,14 +25,21 @@ from retool_env.trajectory import Trajectory
 
 
 def run(
-    folder: Path, env: EnvConfig, collector: str, num_slots: int, steps: int = 3
+    folder: Path,
+    env: EnvConfig,
+    collector: str,
+    num_slots: int,
+    steps: int = 3,
+    staleness: int = 0,
+    deterministic: bool = True,
 ) -> tuple[list, list, torch.Tensor]:
     config = TrainConfig(
         model={"path": str(folder)},
         env=env,
         seed=5,
-        algo=AlgoConfig(prompts_per_step=3, group_size=4),
-        rollout=RolloutConfig(collector=collector, num_slots=num_slots),
+        deterministic=deterministic,
+        algo=AlgoConfig(prompts_per_step=3, group_size=4, steps=steps),
+        rollout=RolloutConfig(collector=collector, num_slots=num_slots, staleness=staleness),
     )
     model = load_model(str(folder))
     agent = EmbeddedAgent(model, load_tokenizer(str(folder)))
@@ -41,11 +51,11 @@ def run(
         for step in range(steps):
             rollouts.set_version(step)
             collected = rollouts.collect(step)
-            metrics.append(learn(loss, optimizer, collected, config))
-            agent.set_version(step + 1)
+            metrics.append(learn(loss, optimizer, collected, config, step=step, sync=SharedWeights(agent)))
             trajectories += collected
     finally:
         rollouts.close()
+        agent.close()
     return trajectories, metrics, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -70,6 +80,31 @@ def test_collector_equals_plain_loop(cold_start: Path, tiny_env: EnvConfig, num_
     assert torch.equal(plain_weights, torchrl_weights)
     assert {version for t in plain[12:24] for version in t.transcript.policy_version[t.transcript.action_mask]} == {1}
     assert any(t.record.calls for t in plain), "no episode called the interpreter: the test shows nothing"
+
+
+def versions_of(trajectory: Trajectory) -> set[int]:
+    transcript = trajectory.transcript
+    return set(transcript.policy_version[transcript.action_mask].tolist())
+
+
+def test_lock_step_ahead_of_the_trainer_repeats_to_the_bit(cold_start: Path, tiny_env: EnvConfig) -> None:
+    one, one_metrics, one_weights = run(cold_start, tiny_env, "torchrl", 15, steps=2, staleness=1)
+    two, two_metrics, two_weights = run(cold_start, tiny_env, "torchrl", 15, steps=2, staleness=1)
+    for left, right in zip(one, two, strict=True):
+        assert_equal(left, right)
+    assert one_metrics == two_metrics
+    assert torch.equal(one_weights, two_weights)
+    assert any(versions_of(t) == {0} for t in one[12:]), "nothing was begun early: the test shows nothing"
+
+
+def test_free_running_threads_share_the_engine(cold_start: Path, tiny_env: EnvConfig) -> None:
+    """The engine generates in the thread that waits; every step is on-policy, and its log-probabilities are exact."""
+    trajectories, metrics, _ = run(cold_start, tiny_env, "torchrl", 5, steps=2, deterministic=False)
+    assert [t.ticket for t in trajectories] == list(range(24))
+    assert [versions_of(t) for t in trajectories] == [{0}] * 12 + [{1}] * 12
+    gaps = [row["logprob_gap/max"] for row in metrics if "logprob_gap/max" in row]
+    assert gaps
+    assert max(gaps) <= 1e-4
 
 
 def test_trainer_and_engine_agree_on_a_multi_turn_batch(cold_start: Path, tiny_env: EnvConfig) -> None:

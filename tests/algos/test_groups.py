@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from algos.advantages import ADVANTAGES, dr_grpo, grpo, rloo
-from algos.groups import GroupBuffer, samples_of
-from algos.train import _stop_if_broken
+from algos.groups import GroupBuffer, samples_of, withhold
+from algos.learn import stop_if_broken
 from retool_env.errors import InfrastructureError
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
@@ -71,11 +73,65 @@ def test_advantages_are_centred_and_finite(rewards: np.ndarray) -> None:
 def test_a_group_is_complete_when_its_last_member_came() -> None:
     buffer = GroupBuffer(3)
     members = [trajectory(1.0, sample=k) for k in range(3)]
-    assert buffer.add(members[2]) is None
-    assert buffer.add(members[0]) is None
-    assert len(buffer) == 1
-    assert buffer.add(members[1]) == members
-    assert len(buffer) == 0
+    for k in (2, 0):
+        buffer.add(members[k])
+        assert buffer.num_complete == 0
+    assert buffer.waiting() == [members[0], members[2]]
+    buffer.add(members[1])
+    assert buffer.num_complete == 1
+    assert buffer.take(1) == members
+    assert (buffer.num_complete, buffer.waiting()) == (0, [])
+
+
+@given(st.permutations([(group, sample) for group in range(4) for sample in range(2)]), st.integers(0, 8))
+def test_a_step_takes_the_first_of_the_complete_groups(order: list[tuple[int, int]], arrived: int) -> None:
+    buffer = GroupBuffer(2)
+    for group, sample in order[:arrived]:
+        buffer.add(trajectory(1.0, group=group, sample=sample))
+    complete = [g for g in range(4) if {(g, 0), (g, 1)} <= set(order[:arrived])]
+    assert buffer.num_complete == len(complete)
+    taken = buffer.take(len(complete) // 2)
+    assert [(t.group, t.sample) for t in taken] == [(g, k) for g in complete[: len(complete) // 2] for k in (0, 1)]
+    assert len(buffer.waiting()) == arrived - len(taken)
+
+
+def sampled_by(*versions: int, reward: float | None = 1.0, sample: int = 0) -> Trajectory:
+    """A trajectory whose three sampled tokens are of these versions."""
+    outcome = Outcome.ANSWERED if reward is not None else Outcome.ENGINE_OUTAGE
+    made = trajectory(reward, sample=sample, outcome=outcome)
+    policy_version = made.transcript.policy_version.copy()
+    policy_version[made.transcript.action_mask] = versions
+    return replace(made, transcript=replace(made.transcript, policy_version=policy_version))
+
+
+def kept(*group: Trajectory, version: int = 5, max_age: int = 1, versions: str = "any") -> list[int]:
+    ordered = [replace(member, ticket=k, sample=k) for k, member in enumerate(group)]
+    return [t.sample for t in withhold(ordered, version=version, max_age=max_age, versions=versions)]
+
+
+def test_one_old_token_withholds_a_trajectory() -> None:
+    assert kept(sampled_by(5, 5, 5), sampled_by(4, 5, 5), sampled_by(3, 4, 5)) == [0, 1]
+    assert kept(sampled_by(5, 5, 5), sampled_by(4, 5, 5), max_age=0) == [0]
+    assert kept(sampled_by(-1, -1, -1), max_age=0) == [0], "what no policy sampled has no age"
+    assert kept(sampled_by(0, 0, 0, reward=None)) == [0], "a failed member is excluded by its outcome, not here"
+
+
+def test_a_group_of_one_version() -> None:
+    four, five, both = sampled_by(4, 4, 4), sampled_by(5, 5, 5), sampled_by(4, 5, 5)
+    assert kept(four, five, four, both, versions="same") == [0, 2]
+    assert kept(four, five, versions="same") == [1], "of as many, the newer"
+    assert kept(both, both, versions="same") == []
+    assert kept(sampled_by(4, 4, 4, reward=None), sampled_by(4, 4, 4, reward=None), five, versions="same") == [0, 1, 2]
+
+
+def test_withheld_members_enter_no_baseline() -> None:
+    old = sampled_by(1, 1, 1, reward=-1.0, sample=2)
+    fresh = [sampled_by(5, 5, 5), sampled_by(5, 5, 5, reward=-1.0, sample=1)]
+    with_old, _ = samples_of(
+        [withhold([*fresh, old], version=5, max_age=1)], advantage="dr_grpo", mask_tool_tokens=True
+    )
+    without, _ = samples_of([fresh], advantage="dr_grpo", mask_tool_tokens=True)
+    assert [s.advantage for s in with_old] == [s.advantage for s in without] == [1.0, -1.0]
 
 
 def test_failed_members_enter_no_baseline() -> None:
@@ -91,9 +147,9 @@ def test_failed_members_enter_no_baseline() -> None:
 def test_a_step_that_mostly_failed_stops_the_run() -> None:
     failed = [trajectory(None, sample=k, outcome=Outcome.SANDBOX_OUTAGE) for k in range(3)]
     fine = [trajectory(1.0, sample=3 + k) for k in range(7)]
-    _stop_if_broken(failed + fine, 0.3)
+    stop_if_broken(failed + fine, 0.3)
     with pytest.raises(InfrastructureError, match=r"3 of 9 episodes of this step failed \(sandbox_outage 3\)"):
-        _stop_if_broken(failed + fine[1:], 0.3)
+        stop_if_broken(failed + fine[1:], 0.3)
 
 
 def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> None:

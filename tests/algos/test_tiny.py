@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algos.config import SftConfig
+from algos.config import SftConfig, TinyModelConfig
 from algos.sft import trace_samples
-from algos.tiny import build_tokenizer
+from algos.tiny import build_tokenizer, make_tiny
 from retool_env.config import EnvConfig
+from retool_env.dialects import make_dialect
+from retool_env.envs.math_tool import MathToolEnv
+from retool_env.problems import Problem
 from retool_env.sources.arithmetic import ArithmeticSource
 from retool_env.tokenizer import FileTokenizer
+
+SHAPE = TinyModelConfig(hidden_size=32, intermediate_size=64, num_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,49 @@ def test_traces_train_policy_tokens_only(tokenizer: FileTokenizer, tiny_env: Env
         assert trained.endswith("</answer><eos>")
         assert "<code>" not in rest
         assert not sample.trained[0]
+
+
+@pytest.mark.parametrize("name", ["hermes", "markdown"])
+def test_traces_in_other_dialects(name: str, tiny_env: EnvConfig, tmp_path: Path) -> None:
+    make_tiny(tmp_path, SHAPE, seed=0, dialect=make_dialect(name))
+    env = tiny_env.model_copy(update={"dialect": name, "tokenizer": str(tmp_path)})
+    other = FileTokenizer(tmp_path)
+    samples, _ = trace_samples(SftConfig(traces={"num": 60}, env=env), env)
+    for sample in samples:
+        trained = other.decode(sample.token_ids[sample.trained])
+        rest = other.decode(sample.token_ids[~sample.trained])
+        assert re.fullmatch(r".*\\boxed\{\d+\}" + re.escape(other.decode([other.eos_id])), trained, re.DOTALL)
+        assert "<tool_response>" not in trained
+        assert ("Tools: code_interpreter" in rest) == (name == "hermes")
+
+
+def test_a_trace_begins_with_the_prompt_of_the_environment(tmp_path: Path) -> None:
+    """Tools of the user's own are in the prompt of a trace as they are in that of a rollout."""
+    tools = str(Path(__file__).resolve().parents[2] / "docs" / "examples" / "finance_tools.py")
+    call = {
+        "function": {"name": "break_even", "arguments": {"fixed_costs": 8, "price_per_unit": 3, "cost_per_unit": 1}}
+    }
+    messages = [
+        {"role": "user", "content": "When does it break even?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Break-even units: 4.00"},
+        {"role": "assistant", "content": "\\boxed{4}"},
+    ]
+    file = tmp_path / "traces.jsonl"
+    file.write_text(json.dumps({"messages": messages}) + "\n")
+    make_tiny(tmp_path / "model", SHAPE, seed=0, dialect=make_dialect("hermes"))
+    env = EnvConfig(dialect="hermes", tools=(tools,), tokenizer=str(tmp_path / "model"))
+    samples, _ = trace_samples(SftConfig(traces={"path": str(file)}, env=env), env)
+    (sample,) = samples
+    world = MathToolEnv(**env.model_dump())
+    problem = Problem(id="p", prompt="When does it break even?", answer="4")
+    prompt = world.reset(options={"problem": problem})[0]["token_ids"]
+    world.close()
+    assert sample.token_ids[: len(prompt)].tolist() == prompt.tolist()
+    assert sample.trained.argmax() == len(prompt)
+
+
+def test_words_of_texts_are_tokens_and_the_rest_stays_as_it_was() -> None:
+    plain, more = build_tokenizer(), build_tokenizer(texts=["an amortisation of 12345"])
+    assert set(plain.get_vocab()) < set(more.get_vocab())
+    assert len(more.encode(" amortisation")) == 1 < len(plain.encode(" amortisation"))

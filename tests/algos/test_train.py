@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -51,6 +52,10 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert rows(one) == rows(two)
     for name in ("trajectories.jsonl", "eval/sampled.jsonl", "eval/greedy.jsonl"):
         assert [*map(bits, read_trajectories(one / name))] == [*map(bits, read_trajectories(two / name))], name
+    stores = [sorted((run / "rollouts").glob("step-*")) for run in (one, two)]
+    assert [path.name for path in stores[0]] == [path.name for path in stores[1]]
+    for mine, theirs in zip(*stores, strict=True):
+        assert [*map(bits, read_trajectories(mine))] == [*map(bits, read_trajectories(theirs))], mine.name
     left, right = weights(one), weights(two)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -104,6 +109,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: P
         train(stopped)
     train(stopped.model_copy(update={"resume": True}))
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_run_does_not_go_on_with_other_problems(cold_start: Path, tmp_path: Path) -> None:
+    problems = tmp_path / "sums.jsonl"
+    lines = [json.dumps({"prompt": f"{k} + {k} = ", "answer": str(2 * k)}) + "\n" for k in range(20)]
+    problems.write_text("".join(lines))
+    source = ["problems.name=file", f"problems.path={problems}"]
+    settings = small(tmp_path / "run", cold_start, "algo.steps=1", "eval.every=0", *source)
+    train(settings)
+    problems.write_text("".join(lines[1:]))
+    files = [tmp_path / "run" / name for name in ("metrics.jsonl", "trajectories.jsonl")]
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(UsageError, match="are not those that the run began with"):
+        train(settings.model_copy(update={"resume": True}))
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_run_without_a_checkpoint_starts_again_and_leaves_no_trace(cold_start: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ __all__ = ["Judge", "Verdict"]
 
 _HANG_SECONDS: Final = 60.0
 _SETTLE_SECONDS: Final = 3.0
+_REST_SECONDS: Final = 0.5
 _BESIDE_SECONDS: Final = 0.12
 _HEAD_START: Final = 0.03
 _WARM_RSS_MB: Final = 400
@@ -111,6 +112,15 @@ class Judge:
             result = self._backend.run(code, limits=witness.LIMITS)
             assert result.status in ("ok", "error"), f"the sandbox does not work: {result}"
             self.tier = result.tier
+        self._await_rest()
+
+    def _await_rest(self) -> None:
+        """Until no helper has come or gone for a while: a sandbox makes some of them when it has nothing else to do."""
+        since, seen = time.monotonic(), host.descendants(os.getpid()).keys()
+        while time.monotonic() < since + _REST_SECONDS:
+            time.sleep(0.02)
+            if (now := host.descendants(os.getpid()).keys()) != seen:
+                since, seen = time.monotonic(), now
 
     def _look(self) -> _Scene:
         return _Scene(

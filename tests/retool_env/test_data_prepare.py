@@ -14,7 +14,7 @@ from retool_env.cli import main
 from retool_env.compose import compose
 from retool_env.data import read_rows
 from retool_env.data.lengths import CHUNK, filter_rows
-from retool_env.data.tables import atomic, read_table, write_table
+from retool_env.data.tables import read_table, write_table
 from retool_env.errors import UsageError
 from retool_env.sources import ListSource, open_source
 from retool_env.sources.rates import read_rates
@@ -147,9 +147,6 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write_table(target, ({"new": 1 // k} for k in (1, 0)))
     assert [row for _, row in read_table(target)] == [{"old": 1}]
-    with atomic(target) as temporary:
-        temporary.write_text("new")
-        assert target.read_text() != "new"
     assert [path.name for path in tmp_path.iterdir()] == ["o.jsonl"]
 
 
@@ -234,3 +231,18 @@ def test_check_reads_json_arrays_too(tmp_path: Path) -> None:
     (tmp_path / "f.json").write_text(json.dumps([{"question": "Q?", "ground_truth": "42"}]))
     (row,) = read_rows(tmp_path / "f.json")
     assert (row.question, row.golds, row.where) == ("Q?", ("42",), "f.json:1")
+
+
+def test_every_command_takes_the_first_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"What is {k} + 1?", "answer": str(k + 1)} for k in range(5)]
+    raw = [
+        {"messages": [{"role": "user", "content": f"*user question:* {k}?"}, {"role": "assistant", "content": said}]}
+        for k, said in enumerate(5 * [r"<answer>\boxed{1}</answer>"])
+    ]
+    files = {"check": write(tmp_path / "p.jsonl", *rows), "sft": write(tmp_path / "s.jsonl", *raw)}
+    for name in ("check", "prepare", "filter", "sft"):
+        out = [] if name == "check" else ["--out", str(tmp_path / f"{name}.jsonl")]
+        assert main(["data", name, str(files.get(name, files["check"])), "--max_samples", "3", *out]) == 0
+    assert "p.jsonl: 3 rows" in capsys.readouterr().out
+    for name in ("prepare", "filter", "sft"):
+        assert len(list(read_table(tmp_path / f"{name}.jsonl"))) == 3

@@ -66,6 +66,8 @@ def test_context_only_grows_by_sampled_and_observed_ids(turns: list[list[int]], 
     contexts = play(episode, turns, outputs)
     for before, after in itertools.pairwise(contexts):
         assert after[: len(before)] == before
+    assert episode.context().tolist() == episode.token_ids
+    assert episode.num_action_tokens == sum(episode.action_mask)
     assert len(episode.token_ids) == len(episode.action_mask) <= limits["max_context_tokens"]
     sampled = turns[: episode.turn]
     spans = [span for span in episode.spans if span.role == "assistant"]
@@ -262,3 +264,16 @@ def test_mistakes_of_the_caller_are_named() -> None:
 def test_every_outcome_is_of_exactly_one_kind() -> None:
     for outcome in Outcome:
         assert [outcome.terminated, outcome.truncated, outcome.failed].count(True) == 1
+
+
+def test_a_context_that_was_handed_out_is_nobody_elses() -> None:
+    episode = make_episode()
+    first = episode.context()
+    kept = first.tolist()
+    assert kept == episode.token_ids
+    (call,) = episode.act(ids(CALL))
+    episode.observe([result(call, "4" * 1500)])  # so much that the episode has to make room
+    assert first.tolist() == kept
+    first[:] = 0
+    assert episode.context().tolist() == episode.token_ids
+    assert episode.token_ids[: len(kept)] == kept

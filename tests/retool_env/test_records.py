@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,20 @@ def test_slots_share_out_the_tickets() -> None:
     feeder = Feeder(source, first=10, num_tickets=20, skip={13, 14})
     taken = [[t.index for t in feeder.slot(s, 3)] for s in range(3)]
     assert taken == [[10, 16, 19], [11, 17], [12, 15, 18]]
-    assert all(feeder.slot_of(i, 3) == s for s, row in enumerate(taken) for i in row)
+
+
+def test_a_shared_row_gives_the_next_ticket_to_whoever_asks() -> None:
+    feeder = Feeder(ListSource(name="x", problems=(PROBLEM,)), first=10, num_tickets=17, skip={13}, shared=True)
+    slots = [feeder.slot(s, 3) for s in range(3)]
+    assert [next(slots[s]).index for s in (2, 0, 0, 1, 0)] == [10, 11, 12, 14, 15]
+    assert [t.index for s in slots for t in s] == [16]
+
+
+def test_threads_share_a_row_without_a_ticket_twice() -> None:
+    feeder = Feeder(ListSource(name="x", problems=(PROBLEM,)), num_tickets=2000, shared=True)
+    with ThreadPoolExecutor(8) as threads:
+        taken = list(threads.map(lambda s: [t.index for t in feeder.slot(s, 8)], range(8)))
+    assert sorted(index for row in taken for index in row) == list(range(2000))
 
 
 def test_seeds_of_streams_are_unrelated_and_fixed() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
+import signal
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retool_env.sandbox import Limits, LocalSandbox, RunStatus
-from retool_env.sandbox.box import parcel, seccomp
+from retool_env.sandbox.box import memory, parcel, seccomp, syscalls
 from retool_env.sandbox.box.syscall_numbers import AARCH64, X86_64
 from retool_env.sandbox.box.syscalls import ARCHITECTURE
 
@@ -250,3 +254,48 @@ def test_broken_parcels_are_refused_and_never_invent(stream: bytes) -> None:
     except (ValueError, TypeError):
         return
     assert sum(map(len, files.values())) <= len(stream)
+
+
+STREAMS = "import sys\nfor s in (sys.stdin, sys.stdout, sys.stderr): print(s.seekable(), s.isatty(), s.fileno())"
+
+
+@pytest.mark.parametrize("spares", [0, 2])
+def test_streams_are_what_the_program_was_given(spares: int) -> None:
+    with LocalSandbox(image="light", spares=spares, unsafe=True) as opened:
+        opened.health()
+        time.sleep(0.2)  # for the spares
+        for stdin in ("", "some text"):
+            result = opened.run(STREAMS, stdin=stdin)
+            assert result.stdout == "True False 0\nFalse False 1\nFalse False 2\n", result
+        assert opened.run("print(input(), input())", stdin="a\nb\n").stdout == "a b\n"
+
+
+def test_written_pages_are_told_from_shared_ones() -> None:
+    size = mmap.PAGESIZE
+    proc = os.open("/proc", os.O_PATH)
+    with mmap.mmap(-1, 8 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        area[:] = bytes([1]) * len(area)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(area)) // size
+        alone = memory.unshared_pages(proc)
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        area[3 * size] = 2
+        beside = memory.unshared_pages(proc)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    os.close(proc)
+    assert set(range(first, first + 8)) <= alone
+    assert beside & set(range(first, first + 8)) == {first + 3}
+
+
+def test_memory_that_every_program_writes_to_is_copied_by_the_fork(sandbox: LocalSandbox) -> None:
+    try:
+        syscalls.pin([])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            pytest.skip(f"this host pins no memory: {error}")
+    faults = "import resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+    with LocalSandbox(image="light", tier="T3", unsafe=True) as plain:  # it has no rehearsal
+        shared = int(printed(plain, faults))
+    assert int(printed(sandbox, faults)) < shared / 2

@@ -19,7 +19,7 @@ from retool_env.sources.arithmetic import FAMILIES, ArithmeticSource
 from retool_env.sources.gsm8k import calculator_annotations
 from retool_env.sources.traces import TracePhase, arithmetic_traces
 from retool_env.tokenizer import ByteTokenizer
-from retool_env.tools import CodeInterpreter
+from retool_env.tools import CodeInterpreter, ToolBox
 from retool_env.verifier import gradable
 
 MIXED = TracePhase(share=1, tool_easy=0.3, tool_hard=0.3, no_print=0.2, repair=0.2)
@@ -81,16 +81,17 @@ def test_real_gsm8k(gsm8k_test: Path) -> None:
     assert open_source("gsm8k", path=gsm8k_test, size=10).size == 10
 
 
-def test_trace_outputs_are_what_the_interpreter_gives() -> None:
+@pytest.mark.parametrize("name", ["retool", "hermes", "markdown"])
+def test_trace_outputs_are_what_the_interpreter_gives(name: str) -> None:
     """The recorded outputs are computed by the generator; here the programs run for real."""
-    dialect = make_dialect("retool")
+    dialect = make_dialect(name)
     with open_sandbox("fork") as sandbox:
-        interpreter = CodeInterpreter(sandbox=sandbox, traceback="short")
+        session = ToolBox([CodeInterpreter(sandbox=sandbox, traceback="short")]).open()
         seen: Counter[str] = Counter()
-        for trace in arithmetic_traces(150, seed=2, phases=[MIXED]):
+        for trace in arithmetic_traces(150, seed=2, phases=[MIXED], dialect=dialect):
             for turn in trace.turns:
                 for call, output in zip(dialect.parse(turn.text).calls, turn.outputs, strict=True):
-                    result = interpreter(call, seed=0)
+                    (result,) = session.run([call], seed=0)
                     assert (result.text, result.status) == (output, turn.status)
                     seen[result.text if "(" in result.text or "Error" in result.text else "number"] += 1
     assert set(seen) == {"number", "(no output)", "NameError: name 'prin' is not defined"}

@@ -18,6 +18,7 @@ from retool_env.dialects import make_dialect
 from retool_env.envs.math_tool import MathToolEnv
 from retool_env.errors import MissingExtraError, UsageError
 from retool_env.problems import Problem
+from retool_env.rewards import load_reward_function
 from retool_env.sources import ListSource, open_source
 from retool_env.sources.layouts import LAYOUTS, detect_layout, read_row
 from retool_env.sources.settings import is_gold_key, tool_settings
@@ -83,6 +84,15 @@ def test_published_layouts(
     (named,) = opened(path, layout=layout).problems
     assert named == found
     assert open_source(layout, path=path).problem(0) == found  # `problems=gsm8k` is short for the layout
+
+
+def test_further_columns_are_facts_for_reward_functions(tmp_path: Path) -> None:
+    row = {"prompt": "15 + 27?", "answer": "Sum: 42", "tool": "add", "difficulty": 2, "tags": ["a"], "family": "sums"}
+    path = write(tmp_path / "f.jsonl", row)
+    (found,) = opened(path).problems
+    assert found.metadata == {"tool": "add", "difficulty": "2"}
+    said = [{"role": "assistant", "content": ""}, {"role": "tool", "name": "add", "content": "Sum: 42"}]
+    assert load_reward_function("tool_selection")([said], [found.answer], tool=[found.metadata["tool"]]) == [1.0]
 
 
 def test_conversations_keep_their_other_messages_and_lose_the_answer(tmp_path: Path) -> None:

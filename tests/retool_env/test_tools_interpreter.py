@@ -15,7 +15,7 @@ from retool_env.problems import Problem
 from retool_env.sandbox import open_sandbox
 from retool_env.sandbox.base import Limits, Sandbox
 from retool_env.tokenizer import ByteTokenizer
-from retool_env.tools import CodeInterpreter, ToolBox, ToolCall, ToolContext, ToolReply, ToolResult
+from retool_env.tools import CodeInterpreter, ToolBox, ToolCall, ToolContext, ToolReply
 
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=60.0, memory_mb=128, stop_bytes=200_000)
 
@@ -202,13 +202,6 @@ def test_a_sandbox_that_is_gone_is_an_outage(stateful: bool) -> None:
     if stateful:
         with pytest.raises(SandboxError):
             sandbox.open_session()
-
-
-def test_a_call_outside_of_an_episode(sandbox: Sandbox) -> None:
-    tool = CodeInterpreter(sandbox=sandbox)
-    assert tool(ToolCall(arguments={"code": "6*7"}), seed=0).text == "42"
-    bad = ToolCall(problem="Error: no")
-    assert tool(bad, seed=0) == ToolResult(call=bad, status=ToolStatus.MALFORMED, text="Error: no")
 
 
 def test_long_output_is_cut_in_tokens_and_says_so(sandbox: Sandbox) -> None:

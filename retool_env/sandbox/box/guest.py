@@ -35,8 +35,10 @@ __all__ = [
     "flush",
     "live",
     "new_main",
+    "open_streams",
     "perform",
     "seed_random",
+    "set_environment",
     "show_source",
     "take_stage",
 ]
@@ -71,15 +73,28 @@ def _stream(fd: int, mode: str, *, errors: str, buffering: int = -1) -> io.TextI
     return stream
 
 
-def take_stage(home: str) -> None:
-    """Fresh streams and environment, in place of what the zygote had. ``home`` is the program's own directory."""
+def open_streams() -> None:
+    """Fresh standard streams in place of those that the interpreter opened. They look at what is behind 0, 1 and 2.
+
+    The zygote does it for its children, with a pipe behind 1 and 2 as a program has it.
+    """
     sys.stdin = sys.__stdin__ = _stream(0, "r", errors="surrogateescape")  # type: ignore[misc]
     sys.stdout = sys.__stdout__ = _stream(1, "w", errors="surrogateescape", buffering=1)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _stream(2, "w", errors="backslashreplace", buffering=1)  # type: ignore[misc]
+
+
+def set_environment(home: str) -> None:
+    """The environment of a program whose own directory is ``home``, in place of what the zygote was started with."""
     os.environ.pop("LD_LIBRARY_PATH", None)
     os.environ.pop(MARK, None)
     os.environ["HOME"] = f"{home}/work"
     os.environ["TMPDIR"] = f"{home}/tmp"
+
+
+def take_stage(home: str) -> None:
+    """Everything else that a program finds of Python, and its environment unless that is set already."""
+    if os.environ.get("TMPDIR") != f"{home}/tmp":
+        set_environment(home)
     sys.argv = [NAME]
     sys.path.insert(0, f"{home}/work")
     if "tempfile" in sys.modules:

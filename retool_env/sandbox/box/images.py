@@ -14,7 +14,7 @@ import importlib
 import sys
 from typing import Final, Literal
 
-__all__ = ["Image", "warm_up"]
+__all__ = ["Image", "freeze", "warm_up"]
 
 Image = Literal["light", "science"]
 
@@ -38,12 +38,17 @@ def _rehearse_sympy() -> None:
         sympy.simplify("x**2 - 2*x - 3")
 
 
+def freeze() -> None:
+    """Keep what there is out of the collector's way, which would touch and so copy it in every child."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
 def warm_up(image: str) -> None:
-    """Import everything, then keep it out of the collector's way, which would touch and so copy it in every child."""
+    """Import everything."""
     for name in _MODULES[image]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     _rehearse_sympy()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    freeze()

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from . import syscalls
 
-__all__ = ["Counters", "become_reaper", "children", "kill_group", "use_huge_pages"]
+__all__ = ["Counters", "become_reaper", "children", "kill_group"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-_HUGE_PAGE = 2 << 20
 
 
 class Counters:
@@ -57,12 +56,3 @@ def kill_group(pid: int) -> None:
     for kill in (os.kill, os.killpg):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
-
-
-def use_huge_pages() -> None:
-    """Put this process's own memory on huge pages where the kernel can: a fork then copies 512 times fewer entries."""
-    maps = Path("/proc/self/maps").read_text()
-    for low, high in re.findall(r"^(\w+)-(\w+) rw-p \w+ 00:00 0 *(?:\[heap\])?$", maps, re.MULTILINE):
-        start, end = int(low, 16), int(high, 16)
-        for piece in range(-(-start // _HUGE_PAGE) * _HUGE_PAGE, end - _HUGE_PAGE + 1, _HUGE_PAGE):
-            syscalls.collapse(piece, _HUGE_PAGE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "landlock_version",
     "mount",
     "mount_read_only",
+    "pin",
     "pivot_root",
     "prctl",
     "seccomp_install",
@@ -41,6 +44,7 @@ _libc.syscall.restype = ctypes.c_long
 
 _PIVOT_ROOT: Final = 155 if ARCHITECTURE == "x86_64" else 41
 _MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 445, 446
+_IO_URING_SETUP, _IO_URING_REGISTER, _REGISTER_BUFFERS, _PARAMETERS = 425, 427, 0, 120
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PR_SET_SECCOMP, _PR_CAP_AMBIENT, _SECCOMP_MODE_FILTER, _MADV_COLLAPSE = 22, 47, 2, 25
@@ -149,3 +153,16 @@ def landlock_restrict(ruleset: int) -> None:
 def collapse(start: int, length: int) -> bool:
     """Back a range of memory with a huge page now (Linux 6.1); whether it worked."""
     return int(_libc.madvise(start, length, _MADV_COLLAPSE)) == 0
+
+
+def pin(ranges: Sequence[tuple[int, int]]) -> None:
+    """Pin ranges of memory, each an address and a length, until this process ends or closes all its descriptors."""
+    parameters = ctypes.create_string_buffer(_PARAMETERS)
+    ring = _call("io_uring_setup", _IO_URING_SETUP, ctypes.c_uint(1), parameters)
+    vector = b"".join(struct.pack("=QQ", start, length) for start, length in ranges)
+    arguments = (ctypes.c_int(ring), ctypes.c_uint(_REGISTER_BUFFERS), ctypes.c_char_p(vector))
+    try:
+        _call("io_uring_register", _IO_URING_REGISTER, *arguments, ctypes.c_uint(len(ranges)))
+    except OSError:
+        os.close(ring)
+        raise

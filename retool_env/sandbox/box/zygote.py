@@ -20,23 +20,22 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from . import ground, guest, images, kernel, scratch, wire
+from . import birth, ground, guest, images, kernel, memory, scratch, wire
 from .meter import Meter
 from .nursery import Child, Nursery
-from .program import MOST_FDS, PROC_FD, Stage
+from .program import MOST_FDS, Stage
+from .rehearsal import rehearse
 from .wire import Order, Ready, Report, Set_up, Why
 
 __all__ = ["main"]
 
-_DESCRIPTORS: Final = 16384
 _ORPHAN_PAUSE: Final = 0.01
-_OOM_SCORE: Final = b"500"
+_IDLE_SECONDS, _QUIET_SECONDS = 0.002, 0.02
 
 
 @dataclass(kw_only=True)
@@ -72,26 +71,40 @@ class Zygote:
         self._runs: dict[int, Run] = {}
         self._by_control: dict[int, Run] = {}
         self._orphans = False
+        # Under load a spare saves nobody time and takes it from those who run.
+        self._spare_due = 0.0
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
         self._poll.register(parent, select.POLLIN)
 
     def serve(self) -> None:
         """Work until the caller goes away."""
-        while True:
-            ready = {fd for fd, _ in self._poll.poll(self._patience())}
-            for fd in ready & self._runs.keys():
-                self._bury(self._runs[fd])
-            for fd in ready & self._by_control.keys():
-                self._hang_up(self._by_control[fd])
-            # New orders last: they may reuse the numbers of descriptors that were closed just now.
-            if self._parent in ready or (self._requests.fileno() in ready and not self._accept()):
-                return
-            self._enforce()
-            if self._orphans:
-                self._kill_orphans()
-            if not ready and self._nursery.wants_spare:
-                self._nursery.add_spare()
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """Wait for something to happen and see to it; false when the caller has gone away."""
+        ready = {fd for fd, _ in self._poll.poll(self._patience())}
+        for fd in ready & self._runs.keys():
+            self._bury(self._runs[fd])
+        for fd in ready & self._by_control.keys():
+            self._hang_up(self._by_control[fd])
+        # New orders last: they may reuse the numbers of descriptors that were closed just now.
+        if self._parent in ready or (self._requests.fileno() in ready and not self._accept()):
+            return False
+        self._enforce()
+        if self._orphans:
+            self._kill_orphans()
+        if ready:
+            self._spare_due = time.monotonic() + (_QUIET_SECONDS if self._runs else _IDLE_SECONDS)
+        elif self._nursery.wants_spare and time.monotonic() >= self._spare_due:
+            self._nursery.add_spare()
+        return True
+
+    @property
+    def running(self) -> int:
+        """Number of programs that are running, or dead and not yet reported."""
+        return len(self._runs)
 
     def end(self) -> None:
         """Kill every descendant that is left, where the end of the namespace does not."""
@@ -106,11 +119,11 @@ class Zygote:
 
     def _patience(self) -> int | None:
         """Milliseconds until something must be looked at."""
-        if self._nursery.wants_spare:
-            return 0
         moments = [run.meter.due for run in self._runs.values() if run.meter is not None and not run.why]
         if self._orphans:
             moments.append(time.monotonic() + _ORPHAN_PAUSE)
+        if self._nursery.wants_spare:
+            moments.append(self._spare_due)
         return max(0, math.ceil(1000 * (min(moments) - time.monotonic()))) if moments else None
 
     def _accept(self) -> bool:
@@ -231,36 +244,10 @@ def _fault(message: str) -> Report:
     }
 
 
-def _reserve_descriptors() -> None:
-    """Keep the numbers that children put their own descriptors on free of anything that matters."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= PROC_FD:
-        os.set_inheritable(fd, False)
-    os.close(fd)
-
-
-def _behave() -> None:
-    """Signals as they are at birth; few descriptors; the first to go when the machine runs out of memory."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
-
-
-def _hide_traces() -> None:
-    """Let programs find nothing on ``sys.path`` but the interpreter's own, and none of our modules by name."""
-    roots = tuple(f"{prefix}/" for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, "/usr"))
-    sys.path[:] = [path for path in sys.path if path.startswith(roots)]
-    package = __name__.partition(".")[0]
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        del sys.modules[name]
-
-
 def main(request_fd: int, parent: int, set_up: Set_up) -> None:
     """Prepare, report ready, serve until the end, leave nothing behind."""
-    _behave()
-    _reserve_descriptors()
+    birth.behave()
+    birth.reserve_descriptors()
     requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=request_fd)
     base = set_up["base"]
     site, refused = ground.choose(set_up["tiers"], base=base, hint=set_up["hint"])
@@ -270,13 +257,20 @@ def main(request_fd: int, parent: int, set_up: Set_up) -> None:
         return
     counters = kernel.Counters()
     images.warm_up(set_up["image"])
-    kernel.use_huge_pages()
     kernel.become_reaper()
     confinement = site.confinement()
-    _hide_traces()
-    stage = Stage(confinement=confinement, baseline=counters.address_space())
-    nursery = Nursery(stage, pid_namespace=site.pid_namespace, spares=set_up["spares"])
-    zygote = Zygote(requests, parent, stage, nursery, counters)
+    birth.hide_traces()
+    birth.set_stage(confinement.boxed)
+
+    def new_zygote(orders: socket.socket, spares: int) -> Zygote:
+        stage = Stage(confinement=confinement, baseline=counters.address_space())
+        nursery = Nursery(stage, pid_namespace=site.pid_namespace, spares=spares)
+        return Zygote(orders, parent, stage, nursery, counters)
+
+    hot = rehearse(lambda orders: new_zygote(orders, 0), site.proc) if confinement.boxed else frozenset()
+    images.freeze()
+    memory.settle(site.proc, hot)
+    zygote = new_zygote(requests, set_up["spares"])
     ready["tier"] = site.tier
     try:
         requests.send(json.dumps(ready).encode())

@@ -1,0 +1,97 @@
+"""Between an episode's conversation and what a chat endpoint says: structured tool calls, both ways.
+
+In an episode a call is text, in the words of the dialect. An endpoint has fields for it. Going out, a turn whose calls
+are all well formed becomes an assistant message with ``tool_calls`` and one ``tool`` message for each result; any other
+turn stays text, and its results become messages of the user. Coming in, ``Dialect.write`` turns calls into text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import JsonValue
+
+from retool_env.dialects import Dialect
+from retool_env.errors import UsageError
+from retool_env.problems import Message
+from retool_env.tools import ToolCall
+
+__all__ = ["as_calls", "chat_messages", "with_calls", "with_stop"]
+
+
+def chat_messages(messages: Sequence[Message], dialect: Dialect, *, structured: bool) -> list[JsonValue]:
+    """``messages`` as the endpoint expects them.
+
+    Args:
+        structured: show calls as ``tool_calls``.
+    """
+    return list(_messages(messages, dialect, structured))
+
+
+def _messages(messages: Sequence[Message], dialect: Dialect, structured: bool) -> Iterator[JsonValue]:
+    pending: list[JsonValue] = []
+    for number, message in enumerate(messages):
+        if message.role == "assistant":
+            calls = dialect.parse(message.content).calls if structured else ()
+            well_formed = bool(calls) and not any(call.problem for call in calls)
+            pending = [f"call_{number}_{k}" for k in range(len(calls))] if well_formed else []
+            yield _assistant(message.content, calls, pending) if well_formed else message.model_dump()
+        elif message.role != "tool":
+            yield message.model_dump()
+        elif pending:
+            yield {"role": "tool", "tool_call_id": pending.pop(0), "content": message.content}
+        else:
+            yield {"role": "user", "content": f"Output:\n{message.content}"}
+
+
+def _assistant(text: str, calls: Sequence[ToolCall], names: Sequence[JsonValue]) -> JsonValue:
+    written: list[JsonValue] = [
+        {"id": name, "type": "function", "function": {"name": call.name, "arguments": json.dumps(dict(call.arguments))}}
+        for name, call in zip(names, calls, strict=True)
+    ]
+    return {"role": "assistant", "content": text[: calls[0].span[0]], "tool_calls": written}
+
+
+def as_calls(functions: Iterable[tuple[str, str]]) -> list[ToolCall]:
+    """Calls from names and JSON arguments. Arguments that are no JSON object are passed on as one argument, so that the
+    tool tells the model what it lacks."""
+    calls = []
+    for name, written in functions:
+        try:
+            arguments = json.loads(written or "{}")
+        except ValueError:
+            arguments = None
+        calls.append(
+            ToolCall(name=name, arguments=arguments if isinstance(arguments, dict) else {"arguments": written})
+        )
+    return calls
+
+
+def with_calls(text: str, calls: Sequence[ToolCall], dialect: Dialect) -> str:
+    """The turn in the dialect's words. Of calls that it cannot write (several, or of an unknown tool, where it knows
+    one program only) the first that it can is kept: an endpoint's mistake must not end the run."""
+    for chosen in (calls, *([call] for call in calls)):
+        try:
+            return dialect.write(text, chosen)
+        except UsageError:
+            continue
+    return text
+
+
+def with_stop(text: str, matched: JsonValue, dialect: Dialect) -> str:
+    """The text with the stop string that ended it, which endpoints leave out.
+
+    Where the endpoint does not say which one it was (``matched``), it is put back if the text has no answer and becomes
+    a well-formed call by it.
+    """
+    if isinstance(matched, str):
+        return text if matched in text or matched not in dialect.stop else text + matched
+    turn = dialect.parse(text)
+    if turn.stopped or turn.answer:
+        return text
+    for stop in dialect.stop:
+        calls = dialect.parse(text + stop).calls
+        if calls and not any(call.problem for call in calls):
+            return text + stop
+    return text

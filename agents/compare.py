@@ -1,0 +1,115 @@
+"""``retool compare A B``: is run B better than run A, problem by problem?
+
+Contract: reads two run folders (or trajectory files) over the same problems and changes nothing. Exit code 0 whatever
+the answer; 2 when the problems differ. What is left out: correcting for many comparisons, and runs over problems that
+merely overlap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.console import make_console
+from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs, run_file
+from retool_env.terminal import Parser, shorten
+from retool_env.trajectory import read_trajectories
+
+__all__ = ["compare_runs", "main", "read_samples"]
+
+_EXAMPLES = """\
+examples:
+  retool compare runs/eval-base runs/eval-grpo
+      mean difference with its interval, sign test, and the problems that flipped
+  retool compare runs/eval-base runs/eval-grpo --json
+      the same and every problem, for a program
+"""
+_MAX_CHARS = 70
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``retool compare ARGUMENTS``; returns the exit code. Raises :class:`UsageError`."""
+    parser = Parser(
+        prog="retool compare",
+        description="compare two runs over the same problems, paired by problem",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("first", type=Path, metavar="A", help="a run folder, or a file of trajectories")
+    parser.add_argument("second", type=Path, metavar="B", help="another; differences are B minus A")
+    parser.add_argument("--show", type=int, default=20, metavar="N", help="flipped problems to list (default 20)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    try:
+        options = parser.parse_args(list(arguments))
+    except SystemExit as stop:  # argparse, after it has printed the help
+        return int(stop.code or 0)
+    found = compare_runs(options.first, options.second)
+    if options.json:
+        print(json.dumps(_as_json(found), indent=1))
+    else:
+        _print(make_console(), found, options.show)
+    return 0
+
+
+def compare_runs(first: Path, second: Path) -> Paired:
+    """The comparison of two stored runs.
+
+    Raises:
+        UsageError: a file is missing or broken, or the runs are over different problems.
+    """
+    return pair_runs(read_samples(first), read_samples(second))
+
+
+def read_samples(run: Path) -> list[Sample]:
+    """The samples of a run folder or a trajectory file, one for each ticket.
+
+    Raises:
+        UsageError: the file is missing or broken.
+    """
+    return latest(Sample.of(trajectory) for trajectory in read_trajectories(run_file(run)))
+
+
+def _as_json(found: Paired) -> dict[str, object]:
+    values = asdict(found)
+    values["interval"] = list(found.interval)
+    values["pairs"] = [{**asdict(p), "difference": p.difference, "flipped": p.flipped} for p in found.pairs]
+    return {"difference": found.difference, **values}
+
+
+def _print(console: Console, found: Paired, limit: int) -> None:
+    table = Table("problems", "A", "B", "B minus A [95 %]", "better", "worse", "equal", "sign test p")
+    low, high = found.interval
+    table.add_row(
+        str(len(found.pairs)),
+        f"{100 * found.first:.1f}%",
+        f"{100 * found.second:.1f}%",
+        f"{100 * found.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+        str(found.num_better),
+        str(found.num_worse),
+        str(len(found.pairs) - found.num_better - found.num_worse),
+        f"{found.sign_p:.3f}" if found.sign_p >= 0.001 else "< 0.001",
+    )
+    console.print(table)
+    if counts := found.counts:
+        console.print(
+            f"right in both {counts.both}, only in A {counts.only_first}, only in B {counts.only_second}, "
+            f"in neither {counts.neither}"
+        )
+    if found.left_out:
+        named = shorten(", ".join(found.left_out), _MAX_CHARS)
+        console.print(f"left out, no scored sample in one of the runs: {len(found.left_out)} ({named})", markup=False)
+    _print_flipped(console, found.pairs, limit)
+
+
+def _print_flipped(console: Console, pairs: Sequence[ProblemPair], limit: int) -> None:
+    flipped = sorted((pair for pair in pairs if pair.flipped), key=lambda pair: -abs(pair.difference))
+    console.print(f"flipped (mostly right in one run only): {len(flipped) or 'none'}")
+    for pair in flipped[:limit]:
+        a, b = (f"{round(m * n)}/{n}" for m, n in ((pair.first, pair.num_first), (pair.second, pair.num_second)))
+        console.print(f"  {a} -> {b}  {shorten(pair.problem, _MAX_CHARS)}", markup=False)
+    if len(flipped) > limit:
+        console.print(f"  ... {len(flipped) - limit} more; --show {len(flipped)} lists them all")

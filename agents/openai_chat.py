@@ -1,0 +1,216 @@
+"""Models behind a chat endpoint (OpenAI's protocol), for evaluation.
+
+The endpoint reads the episode as a conversation: the prompt, what it wrote, what its tools said. A structured tool call
+is written down in the episode's dialect, so that it is parsed, run, counted and shown like any other; text and call are
+encoded once, with the episode's tokenizer (bytes, where the model's is not known), and never again. There are no
+log-probabilities: such episodes cannot be trained on.
+
+Tried again are outages and full endpoints (no connection, 408, 409, 429, 5xx), at growing intervals and not before the
+moment that the endpoint names. Every other refusal is told as it is.
+
+Left out: streaming, the endpoint's own count of tokens, and reasoning that it reports beside the text.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from agents.base import Generation, Request, check_request
+from agents.chat_messages import as_calls, chat_messages, with_calls, with_stop
+from agents.writing import write_turn
+from retool_env.dialects import Dialect
+from retool_env.errors import EngineError, UsageError
+from retool_env.sandbox import Cancel
+from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.tokenizer import Tokenizer
+
+__all__ = ["OpenAIAgent"]
+
+_CONNECT_SECONDS: Final = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_AGAIN: Final = frozenset({408, 409, 429})
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Function(_Wire):
+    name: str
+    arguments: str = ""
+
+
+class _Call(_Wire):
+    function: _Function
+
+
+class _Message(_Wire):
+    content: str | None = None
+    tool_calls: tuple[_Call, ...] | None = None
+
+
+class _Choice(_Wire):
+    """``matched_stop`` is SGLang's word for what ``stop_reason`` is to vLLM; OpenAI has none."""
+
+    message: _Message
+    finish_reason: str | None = None
+    matched_stop: JsonValue = None
+    stop_reason: JsonValue = None
+
+
+class _Completion(_Wire):
+    choices: tuple[_Choice, ...]
+
+
+class OpenAIAgent:
+    """Asks ``url``/chat/completions. Thread-safe.
+
+    Args:
+        url: with its version, as ``https://api.openai.com/v1``.
+        model: what the endpoint calls the model.
+        tokenizer: the episode's.
+        dialect: the episode's.
+        api_key: sent as bearer token.
+        structured: offer the tools and show calls as structured ones; off for endpoints that know no tools, which then
+            have to be told in the prompt how calls are written.
+        extra: further fields of the request; ``None`` as a value leaves a field out.
+        seconds: for one turn with all its attempts.
+        max_attempts: of one turn.
+
+    Raises:
+        UsageError: no http or https URL.
+    """
+
+    reads_messages = True
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        tokenizer: Tokenizer,
+        dialect: Dialect,
+        *,
+        api_key: str | None = None,
+        structured: bool = True,
+        extra: Mapping[str, JsonValue] | None = None,
+        seconds: float = 600.0,
+        max_attempts: int = 8,
+        max_connections: int = 1024,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"chat endpoint {url!r}: must look like https://host/v1")
+        self.url = url.rstrip("/").removesuffix("/chat/completions")
+        self._model, self._tokenizer, self._dialect = model, tokenizer, dialect
+        self._structured, self._extra = structured, dict(extra or {})
+        self._seconds, self._max_attempts = seconds, max_attempts
+        headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+        self._courier = Courier(
+            self.url, headers=headers, max_connections=max_connections, connect_seconds=_CONNECT_SECONDS
+        )
+
+    def act(self, request: Request) -> Generation:
+        """One turn; see :class:`~agents.base.Agent`.
+
+        Raises:
+            UsageError: the request has no messages, or the endpoint refuses it.
+            EngineError: the endpoint did not answer.
+        """
+        check_request(request, self._tokenizer.vocab_size)
+        if not request.messages:
+            raise UsageError("a chat endpoint reads messages, and this request has none; only evaluation writes them")
+        cancel = request.cancel or Cancel()
+        if cancel.cancelled:
+            return Generation.aborted()
+        try:
+            choice = self._ask(self._body(request), cancel)
+        except DroppedError:
+            if cancel.cancelled:
+                return Generation.aborted()
+            raise EngineError(f"{self.url}: the client was closed") from None
+        return write_turn(self._text(choice), request, self._tokenizer, ended=choice.finish_reason != "length")
+
+    def close(self) -> None:
+        """Drop every request and connection; idempotent."""
+        self._courier.close()
+
+    def _body(self, request: Request) -> bytes:
+        body: dict[str, JsonValue] = {
+            "model": self._model,
+            "messages": chat_messages(request.messages, self._dialect, structured=self._structured),
+            "max_tokens": request.budget,
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "top_k": request.sampling.top_k or None,  # no word of OpenAI's, but of every open server
+            "seed": request.seed % 2**31,
+            "stop": list(request.stop) or None,
+            "tools": [tool.openai() for tool in request.tools] if self._structured and request.tools else None,
+            **self._extra,
+        }
+        return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
+
+    def _text(self, choice: _Choice) -> str:
+        text = choice.message.content or ""
+        if choice.message.tool_calls:
+            functions = [call.function for call in choice.message.tool_calls]
+            return with_calls(text, as_calls((f.name, f.arguments) for f in functions), self._dialect)
+        if choice.finish_reason == "length":
+            return text
+        matched = choice.matched_stop if choice.matched_stop is not None else choice.stop_reason
+        return with_stop(text, matched, self._dialect)
+
+    def _ask(self, body: bytes, cancel: Cancel) -> _Choice:
+        """The first choice, after as many attempts as it takes."""
+        deadline = time.monotonic() + self._seconds
+        bell = threading.Event()
+        cancel.add(bell.set)
+        try:
+            for attempt in range(1, self._max_attempts + 1):
+                found = self._try(body, deadline, cancel)
+                if isinstance(found, _Choice):
+                    return found
+                trouble, named = found
+                pause = max(named, random.uniform(0.5, 1.0) * min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
+                if attempt == self._max_attempts or time.monotonic() + pause > deadline:
+                    raise EngineError(f"{self.url}: {trouble} (given up after {attempt} attempts)")
+                if bell.wait(pause):
+                    raise DroppedError
+            raise AssertionError("the last attempt returns or raises")
+        finally:
+            cancel.remove(bell.set)
+
+    def _try(self, body: bytes, deadline: float, cancel: Cancel) -> _Choice | tuple[str, float]:
+        """The answer, or what went wrong and how long the endpoint asks to wait."""
+        left = max(deadline - time.monotonic(), 0.001)
+        try:
+            answer = self._courier.send("POST", "/chat/completions", body, seconds=left, cancel=cancel)
+        except TimeoutError:
+            return "no answer in time", 0.0
+        except httpx.RequestError as error:
+            return str(error) or type(error).__name__, 0.0
+        if answer.status_code in _AGAIN or answer.status_code >= 500:
+            return f"status {answer.status_code}: {_told(answer)}", _retry_after(answer)
+        if answer.status_code != 200:
+            fix = "set agent.api_key" if answer.status_code in (401, 403) else "see agent.url, agent.model and options"
+            raise UsageError(f"{self.url} refused with status {answer.status_code}: {_told(answer)}; {fix}")
+        try:
+            return _Completion.model_validate_json(answer.content).choices[0]
+        except (ValueError, IndexError) as error:
+            raise EngineError(f"{self.url} answered what is no chat completion: {answer.text[:200]!r}") from error
+
+
+def _told(answer: httpx.Response) -> str:
+    return " ".join(answer.text.split())[:300]
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Seconds that the endpoint asks to wait; its other form, a date, is not understood."""
+    value = answer.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else 0.0

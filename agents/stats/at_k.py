@@ -1,0 +1,81 @@
+"""What k samples of one problem would give, estimated from the n >= k there are.
+
+Each number is the mean over all subsets of k of the n samples (without replacement), which is unbiased (Chen et al.
+2021 for pass@k). Best, worst and pass are exact sums; the majority is a mean over random subsets, the same ones each
+time, except for k = 1 and k = n, where it is exact. ``k > n`` is refused: nothing about 64 samples can be read off 32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from retool_env.errors import UsageError
+
+__all__ = ["best_at_k", "majority_at_k", "pass_at_k", "worst_at_k"]
+
+NUM_SUBSETS = 2000
+
+
+def pass_at_k(num: int, num_correct: int, k: int) -> float:
+    """Probability that one of ``k`` of ``num`` samples is right, when ``num_correct`` are.
+
+    Raises:
+        UsageError: ``k`` is not between 1 and ``num``.
+    """
+    _check(k, num)
+    return 1 - math.comb(num - num_correct, k) / math.comb(num, k)
+
+
+def best_at_k(values: Sequence[float], k: int) -> float:
+    """Expected largest of ``k`` of the values.
+
+    Raises:
+        UsageError: ``k`` is not between 1 and their number.
+    """
+    _check(k, len(values))
+    total = math.comb(len(values), k)
+    return math.fsum(value * (math.comb(rank, k - 1) / total) for rank, value in enumerate(sorted(values)))
+
+
+def worst_at_k(values: Sequence[float], k: int) -> float:
+    """Expected smallest of ``k`` of the values.
+
+    Raises:
+        UsageError: ``k`` is not between 1 and their number.
+    """
+    return -best_at_k([-value for value in values], k)
+
+
+def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:
+    """Probability that the most frequent answer of ``k`` samples is right.
+
+    Answers that are right count as the same answer, however they are written; a tie goes to each of its answers
+    equally often; ``None`` casts no vote, and without any vote the majority is wrong.
+
+    Raises:
+        UsageError: ``k`` is not between 1 and their number.
+    """
+    num = len(answers)
+    _check(k, num)
+    labels = [
+        (1, "") if right else None if text is None else (0, text) for text, right in zip(answers, correct, strict=True)
+    ]
+    kinds = sorted({label for label in labels if label is not None})
+    votes = np.array([[label == kind for kind in kinds] for label in labels], dtype=np.int64).reshape(num, len(kinds))
+    if k in (1, num):
+        subsets = np.arange(num).reshape(-1, k)
+    else:
+        order = np.tile(np.arange(num), (NUM_SUBSETS, 1))
+        subsets = np.random.default_rng(k).permuted(order, axis=1)[:, :k]
+    counts = votes[subsets].sum(axis=1)
+    first = (counts == counts.max(axis=1, keepdims=True, initial=1)).astype(np.float64)
+    right = np.array([kind[0] for kind in kinds], dtype=np.float64)
+    return float(np.mean(first @ right / np.maximum(first.sum(axis=1), 1)))
+
+
+def _check(k: int, num: int) -> None:
+    if not 1 <= k <= num:
+        raise UsageError(f"k={k} needs {k} scored samples of a problem, there are {num}; sample more or lower k")

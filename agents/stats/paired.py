@@ -1,0 +1,171 @@
+"""Two runs on the same problems: how much better is the second, and could that be luck?
+
+Purpose: compare without the spread between problems, which is most of the spread on 30 of them. Each problem gives one
+difference of averages. Contract: both runs hold the same problems with the same gold answers, or it is an error that
+names them; problems of which one run has no scored sample are left out and named.
+
+The interval is Student's over the differences, with ``2 / k`` problems mixed in of which a quarter each is won and lost
+outright: for one sample per problem that is the adjusted interval of Agresti and Min (2005), and it fades as k grows.
+The sign test is exact and asks less: are the differences more often of one sign?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from agents.stats.intervals import Interval, t_quantile
+from agents.stats.samples import Sample
+from retool_env.errors import UsageError
+
+__all__ = ["Counts", "Paired", "ProblemPair", "difference_interval", "pair_runs", "sign_test"]
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemPair:
+    """One problem: share of right samples in either run, out of ``num_first`` and ``num_second``."""
+
+    problem: str
+    first: float
+    second: float
+    num_first: int
+    num_second: int
+
+    @property
+    def difference(self) -> float:
+        return self.second - self.first
+
+    @property
+    def flipped(self) -> bool:
+        """Mostly right in one run and mostly not in the other."""
+        return (self.first > 0.5) is not (self.second > 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """One sample per problem in both runs, by who was right (McNemar's table)."""
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The comparison; differences are second minus first.
+
+    Attributes:
+        first: mean over problems of the first run's averages; ``second`` likewise.
+        interval: 95 %, of the mean difference.
+        num_better: problems that the second run solves more often; ``num_worse`` less often.
+        sign_p: two-sided probability of a split at least as uneven, were both signs equally likely.
+        counts: ``None`` unless both runs have one sample of every problem.
+        pairs: by problem, in the first run's order.
+        left_out: problems without a scored sample in one of the runs.
+    """
+
+    first: float
+    second: float
+    interval: Interval
+    num_better: int
+    num_worse: int
+    sign_p: float
+    counts: Counts | None
+    pairs: tuple[ProblemPair, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def difference(self) -> float:
+        return self.second - self.first
+
+
+def pair_runs(first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
+    """Compare two runs problem by problem.
+
+    Raises:
+        UsageError: they hold different problems, or share none that both have a scored sample of.
+    """
+    _check_problems(first, second)
+    one, two = _by_problem(first), _by_problem(second)
+    pairs = tuple(
+        ProblemPair(
+            problem=name,
+            first=fmean(one[name]),
+            second=fmean(two[name]),
+            num_first=len(one[name]),
+            num_second=len(two[name]),
+        )
+        for name in one
+        if one[name] and two[name]
+    )
+    if not pairs:
+        raise UsageError("no problem has a scored sample in both runs; play the failed episodes again first")
+    differences = [pair.difference for pair in pairs]
+    better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    return Paired(
+        first=fmean(pair.first for pair in pairs),
+        second=fmean(pair.second for pair in pairs),
+        interval=difference_interval(differences, k=min(min(p.num_first, p.num_second) for p in pairs)),
+        num_better=better,
+        num_worse=worse,
+        sign_p=sign_test(better, worse),
+        counts=_counts(pairs),
+        pairs=pairs,
+        left_out=tuple(name for name in one if not (one[name] and two[name])),
+    )
+
+
+def difference_interval(differences: Sequence[float], *, k: int) -> Interval:
+    """95 % interval of a mean of differences in [-1, 1], each of averages over ``k`` samples or more."""
+    num = len(differences) + 2 / k
+    mean = math.fsum(differences) / num
+    variance = (math.fsum(d * d for d in differences) + 1 / k) / num - mean**2
+    half = t_quantile(max(len(differences) - 1, 1)) * math.sqrt(variance / num)
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+
+
+def sign_test(num_better: int, num_worse: int) -> float:
+    """Exact two-sided sign test; problems without a difference say nothing. With k = 1 it is McNemar's exact test."""
+    num, fewer = num_better + num_worse, min(num_better, num_worse)
+    tail = sum(math.comb(num, count) for count in range(fewer + 1))
+    return min(1.0, tail / (1 << num) * 2)
+
+
+def _by_problem(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Right (1) or not (0) of the scored samples; a problem of which all failed is there, and empty."""
+    groups: dict[str, list[float]] = {}
+    for sample in samples:
+        groups.setdefault(sample.problem, []).extend([] if sample.outcome.failed else [float(sample.correct)])
+    return groups
+
+
+def _counts(pairs: Sequence[ProblemPair]) -> Counts | None:
+    if any((pair.num_first, pair.num_second) != (1, 1) for pair in pairs):
+        return None
+    right = [(pair.first == 1, pair.second == 1) for pair in pairs]
+    return Counts(
+        both=right.count((True, True)),
+        only_first=right.count((True, False)),
+        only_second=right.count((False, True)),
+        neither=right.count((False, False)),
+    )
+
+
+def _check_problems(first: Sequence[Sample], second: Sequence[Sample]) -> None:
+    one, two = ({sample.problem: sample.gold for sample in samples} for samples in (first, second))
+    found = [
+        ("only in the first", [name for name in one if name not in two]),
+        ("only in the second", [name for name in two if name not in one]),
+        ("with another gold answer", [name for name in one if name in two and one[name] != two[name]]),
+    ]
+    if told := [f"{len(names)} {where}: {_some(names)}" for where, names in found if names]:
+        raise UsageError(f"the runs are not over the same problems ({'; '.join(told)}); evaluate both on one data file")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")

@@ -1,0 +1,74 @@
+"""One episode as the statistics see it, without its tokens, so that a hundred thousand fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.trajectory import Trajectory
+
+__all__ = ["Sample", "latest", "run_file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What counts about one episode.
+
+    Attributes:
+        problem: id of the problem.
+        gold: the gold answer.
+        source: where the problem came from.
+        answer: as extracted; ``None`` when there was none.
+        statuses: of its tool calls, malformed ones included.
+        num_turns: as verl counts: 1 for the prompt, plus assistant turns, plus tool turns.
+        tool_seconds: wall time that tools took; a time field.
+    """
+
+    ticket: int
+    problem: str
+    gold: str
+    source: str
+    outcome: Outcome
+    correct: bool
+    answer: str | None
+    reward: float | None
+    statuses: tuple[ToolStatus, ...]
+    num_turns: int
+    num_action_tokens: int
+    tool_seconds: float
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Sample:
+        record = trajectory.record
+        answered = record.verdict is not None and record.verdict.answered
+        return cls(
+            ticket=trajectory.ticket,
+            problem=record.problem.id,
+            gold=record.problem.answer,
+            source=record.problem.source,
+            outcome=record.outcome,
+            correct=record.correct,
+            answer=record.verdict.answer if answered and record.verdict else None,
+            reward=record.reward,
+            statuses=tuple(call.status for call in record.calls),
+            num_turns=len(trajectory.transcript.spans),
+            num_action_tokens=record.num_action_tokens,
+            tool_seconds=sum(call.wall_seconds for call in record.calls),
+        )
+
+    @property
+    def used_tool(self) -> bool:
+        """A call reached a tool."""
+        return any(not status.invalid for status in self.statuses)
+
+
+def latest(samples: Iterable[Sample]) -> list[Sample]:
+    """One sample for each ticket, in ticket order: of an episode that failed and was played again, the later one."""
+    return sorted({sample.ticket: sample for sample in samples}.values(), key=lambda sample: sample.ticket)
+
+
+def run_file(run: Path) -> Path:
+    """The trajectory file of a run: the file itself, or the one in the run folder."""
+    return run / "trajectories.jsonl" if run.is_dir() else run

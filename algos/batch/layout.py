@@ -1,0 +1,131 @@
+"""How an optimizer step is cut into micro-batches, on one rank or on several.
+
+A micro-batch has a token budget rather than a number of rows, and never a part of a sequence. Three layouts:
+
+* ``sorted``: rows of similar length, padded on the right. The best on CPU: nothing but causal attention.
+* ``packed``: one row, no padding, positions restart in every sequence. For attention kernels that take sequence
+  boundaries (flash attention, flex attention); others build a mask of ``total x total`` for it, see
+  :func:`algos.isolation.check_layout`.
+* ``shared``: rows of one group, so that a scorer with ``share_prompts`` runs what they have in common once. The budget
+  counts that common part once.
+
+None changes the gradient of the step, only its time and memory.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from tensordict import TensorDict
+
+from algos.batch.sample import Sample, dummy, packed, padded
+
+__all__ = ["LAYOUTS", "Layout", "balanced", "micro_batches", "plan", "rank_batches"]
+
+Layout = Literal["sorted", "packed", "shared"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
+
+
+def micro_batches(
+    samples: Sequence[Sample], *, max_tokens: int, weight: float = 1.0, layout: Layout = "sorted"
+) -> list[TensorDict]:
+    """The micro-batches of one rank: at most ``max_tokens`` tokens each, padding included, at least one sequence.
+
+    Args:
+        weight: multiplies the samples' own weights.
+
+    Returns:
+        Tensordicts of batch size ``[num_rows, length]`` with ``token_ids``, ``trained``, ``behaviour_logprobs``,
+        ``advantages``, ``weights``, ``sequence_ids`` (which sequence of the batch a token belongs to; -1 for padding)
+        and the optional arrays of the samples; ``position_ids`` when packed.
+    """
+    collate = packed if layout == "packed" else padded
+    parts = plan(samples, max_tokens=max_tokens, layout=layout)
+    return [collate([samples[k] for k in part], weight) for part in parts]
+
+
+def rank_batches(
+    samples: Sequence[Sample], *, rank: int, num_ranks: int, max_tokens: int, layout: Layout = "sorted"
+) -> list[TensorDict]:
+    """The micro-batches of one rank, equally many on every rank: those that have fewer get dummies of weight 0.
+
+    Every rank calls this with all samples of the step, in the same order, and comes to the same plan.
+    """
+    shares = balanced(samples, num_ranks)
+    most = max(len(plan([samples[k] for k in share], max_tokens=max_tokens, layout=layout)) for share in shares)
+    mine = [samples[k] for k in shares[rank]]
+    batches = micro_batches(mine, max_tokens=max_tokens, layout=layout)
+    collate = packed if layout == "packed" else padded
+    return batches + [collate([dummy(samples[0])], 1.0) for _ in range(most - len(batches))]
+
+
+def balanced(samples: Sequence[Sample], num_ranks: int) -> list[list[int]]:
+    """Indices of the samples of each rank: the longest first, each to the rank with the fewest tokens so far."""
+    loads, shares = np.zeros(num_ranks, dtype=np.int64), [list[int]() for _ in range(num_ranks)]
+    for k in sorted(range(len(samples)), key=lambda k: (-len(samples[k]), samples[k].order)):
+        rank = int(loads.argmin())
+        shares[rank].append(k)
+        loads[rank] += len(samples[k])
+    return shares
+
+
+def plan(samples: Sequence[Sample], *, max_tokens: int, layout: Layout = "sorted") -> list[list[int]]:
+    """Indices of the samples of each micro-batch."""
+    ordered = sorted(range(len(samples)), key=lambda k: (len(samples[k]), samples[k].order))
+    if layout == "packed":
+        return _packed_plan(samples, ordered[::-1], max_tokens)
+    if layout == "sorted":
+        return _padded_plan(samples, ordered, max_tokens)
+    groups = defaultdict[int, list[int]](list)
+    for k in ordered:
+        groups[samples[k].group].append(k)
+    return [part for group in sorted(groups) for part in _shared_plan(samples, groups[group], max_tokens)]
+
+
+def _padded_plan(samples: Sequence[Sample], ordered: Sequence[int], max_tokens: int) -> list[list[int]]:
+    parts: list[list[int]] = []
+    for k in ordered:
+        if parts and len(samples[k]) * (len(parts[-1]) + 1) <= max_tokens:
+            parts[-1].append(k)
+        else:
+            parts.append([k])
+    return parts
+
+
+def _shared_plan(samples: Sequence[Sample], members: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Members of one group: what they have in common is counted once."""
+    common = _common_prefix([samples[k].token_ids for k in members])
+    parts: list[list[int]] = []
+    for k in members:
+        if parts and common + (len(samples[k]) - common) * (len(parts[-1]) + 1) <= max_tokens:
+            parts[-1].append(k)
+        else:
+            parts.append([k])
+    return parts
+
+
+def _packed_plan(samples: Sequence[Sample], longest_first: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """First fit, longest first."""
+    parts: list[list[int]] = []
+    room: list[int] = []
+    for k in longest_first:
+        length = len(samples[k])
+        target = next((i for i, left in enumerate(room) if length <= left), None)
+        if target is None:
+            parts.append([k])
+            room.append(max_tokens - length)
+        else:
+            parts[target].append(k)
+            room[target] -= length
+    return parts
+
+
+def _common_prefix(rows: Sequence[NDArray[np.int64]]) -> int:
+    """How many ids all rows begin with."""
+    shortest = min(map(len, rows))
+    same = np.all([row[:shortest] == rows[0][:shortest] for row in rows], axis=0)
+    return int(same.argmin()) if not same.all() else shortest

@@ -1,0 +1,70 @@
+r"""The loss denominator: one number per sample for the whole optimizer step.
+
+Every aggregation is a weight per trained token, so losses of micro-batches are *summed* and neither their cut nor the
+number of ranks changes the gradient. With B samples, :math:`S_i` trained tokens in sample i and N of them in all:
+
+==================  =====================================  ==========================================================
+token_mean          :math:`1/N`                            2503.14476; long samples count more
+sequence_mean       :math:`1/(B S_i)`                      2402.03300; what gspo needs; long wrong answers are let off
+sequence_sum        :math:`1/(B L)`                        2503.20783; L is a constant of the configuration
+prompt_mean         :math:`1/(Q N_g)`                      2510.13786; token mean of each of the Q groups
+==================  =====================================  ==========================================================
+
+B, N and Q count what is handed in: samples that were filtered out on purpose before do not count, those that a
+rollout correction rejects within the loss still do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+from algos.batch.sample import Sample
+from retool_env.errors import UsageError, did_you_mean
+
+__all__ = ["AGGREGATIONS", "Aggregation", "token_mean_weight", "weighted"]
+
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "prompt_mean"]
+AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
+
+
+def token_mean_weight(samples: Sequence[Sample]) -> float:
+    """``1/N``, with N the trained tokens of the whole optimizer step."""
+    return 1.0 / max(1, sum(sample.num_trained for sample in samples))
+
+
+def weighted(
+    samples: Sequence[Sample], aggregation: str = "token_mean", *, constant: float | None = None, num_ranks: int = 1
+) -> list[Sample]:
+    """The samples of an optimizer step, over all ranks, with their weights.
+
+    Args:
+        aggregation: one of :data:`AGGREGATIONS`.
+        constant: L of ``sequence_sum``.
+        num_ranks: that gradients are averaged over afterwards, as FSDP does; the weights make up for it.
+
+    Raises:
+        UsageError: an unknown aggregation, or ``sequence_sum`` without its constant.
+    """
+    if aggregation not in AGGREGATIONS:
+        raise UsageError(f"no aggregation {aggregation!r}{did_you_mean(aggregation, AGGREGATIONS)}")
+    if aggregation == "sequence_sum" and not constant:
+        raise UsageError("aggregation=sequence_sum needs a constant length; set it to the most tokens of a response")
+    num_tokens = max(1, sum(sample.num_trained for sample in samples))
+    per_group = Counter[int]()
+    for sample in samples:
+        per_group[sample.group] += sample.num_trained
+
+    def weight(sample: Sample) -> float:
+        if aggregation == "token_mean":
+            return 1.0 / num_tokens
+        if aggregation == "sequence_mean":
+            return 1.0 / (len(samples) * max(1, sample.num_trained))
+        if aggregation == "sequence_sum":
+            assert constant
+            return 1.0 / (len(samples) * constant)
+        return 1.0 / (len(per_group) * max(1, per_group[sample.group]))
+
+    return [replace(sample, weight=num_ranks * weight(sample)) for sample in samples]

@@ -1,0 +1,83 @@
+"""Start-up checks: can this model be scored in this layout?
+
+Two mistakes are silent: packed sequences that see each other (an attention mask, a cache, or a kernel that does not
+read positions), and a head that is more than a linear map. Both would train on wrong log-probabilities, so a run tries
+a few tokens before it starts, against the model's own logits of each sequence alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from algos.batch import Layout, Sample
+from algos.scorer import Scorer, per_token
+from retool_env.errors import UsageError
+
+__all__ = ["check_layout", "check_scorer"]
+
+MOST_MASKED = 512
+MASKED_KERNELS = ("sdpa", "eager")
+LENGTHS = (11, 6, 9)
+COMMON = 4  # ids that all sequences begin with
+
+
+def check_layout(model: PreTrainedModel, *, layout: Layout, max_tokens: int) -> None:
+    """Refuse a layout that this model would be slow in.
+
+    Raises:
+        UsageError: packing more than 512 tokens for attention that builds a mask of ``total x total`` for it, or
+            shared prompts with gradient checkpointing.
+    """
+    attention = model.config._attn_implementation
+    if layout == "packed" and attention in MASKED_KERNELS and max_tokens > MOST_MASKED:
+        raise UsageError(
+            f"layout=packed with {attention!r} attention builds a mask of {max_tokens} x {max_tokens}; use "
+            "layout=sorted, another attention (flash_attention_2, flex_attention), or at most "
+            f"{MOST_MASKED} tokens per micro-batch"
+        )
+    if layout == "shared" and model.is_gradient_checkpointing:
+        raise UsageError("layout=shared needs the KV cache that gradient checkpointing switches off; drop one of them")
+
+
+def check_scorer(model: PreTrainedModel, *, layout: Layout) -> None:
+    """Score random tokens in the layout and compare with the model's own logits of each sequence alone.
+
+    Raises:
+        UsageError: they differ.
+    """
+    samples = _samples(int(model.get_output_embeddings().weight.shape[0]))
+    scorer = Scorer(model, share_prompts=layout == "shared")
+    scored = per_token(scorer, samples, max_tokens=sum(LENGTHS), layout=layout)
+    precise = model.dtype in (torch.float32, torch.float64)
+    worst = max(_difference(model, sample, row) for sample, row in zip(samples, scored, strict=True))
+    if not worst <= (1e-3 if precise else 0.1):
+        raise UsageError(
+            f"layout={layout}: log-probabilities are off by {worst:.2g} from the model's own logits "
+            f"({type(model).__name__}, {model.config._attn_implementation!r} attention): the head is no plain linear "
+            "map, or sequences see each other; try layout=sorted"
+        )
+
+
+def _samples(vocab_size: int) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, vocab_size, (len(LENGTHS), max(LENGTHS)))
+    ids[:, :COMMON] = ids[0, :COMMON]
+    return [
+        Sample(
+            token_ids=row[:length],
+            trained=np.arange(length) > 0,
+            behaviour_logprobs=np.full(length, np.nan, dtype=np.float32),
+            order=k,
+        )
+        for k, (row, length) in enumerate(zip(ids, LENGTHS, strict=True))
+    ]
+
+
+@torch.no_grad()
+def _difference(model: PreTrainedModel, sample: Sample, scored: np.typing.NDArray[np.float32]) -> float:
+    ids = torch.from_numpy(sample.token_ids).to(model.device)[None]
+    logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    own = logprobs.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()
+    return float(np.abs(own - scored[1:]).max())

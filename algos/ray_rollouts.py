@@ -1,0 +1,301 @@
+"""Rollouts on several machines: Ray actors that play whole groups, under supervision.
+
+The driver, in the trainer's process, gives out groups that the gate admits, to the worker that has the fewest; workers
+have sandbox, environments and agent, and give back finished trajectories. A worker that dies, or a machine that goes
+away, loses the episodes it was playing: they are counted, another worker is started in its place, and the groups are
+played again from their tickets. So no ticket is lost and none is taken twice.
+
+Workers are actors of ours rather than TorchRL's ``RayCollector``, which ends with ``ActorDiedError`` when one of its
+collectors is killed (0.14.1: ``_async_iterator`` gets the failed result without a guard, and nothing restarts it).
+
+Weights: agents that talk to servers need only the version. An embedded engine in a worker gets a copy through Ray's
+object store (:class:`RayWeights`).
+
+Not handled: a driver that dies (the run goes on from its checkpoint), and episodes that move between workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from agents.registry import make_agent
+from torch import Tensor, nn
+
+from agents.config import AgentConfig
+from agents.embedded import EmbeddedAgent
+from agents.gate import Gate
+from agents.player import GroupPlayer, Plan
+from agents.sglang.agent import SGLangAgent
+from algos.groups import GroupBuffer
+from algos.rollouts import RolloutState
+from algos.sync.export import load_weights, named_weights
+from retool_env.config import Config
+from retool_env.errors import InfrastructureError, MissingExtraError, UsageError
+from retool_env.feeder import FeederState
+from retool_env.trajectory import Trajectory
+
+__all__ = ["RayConfig", "RayRollouts", "RayWeights", "RolloutWorker"]
+
+MAX_DEATHS: Final = 5
+"""Of workers without a finished group in between; then something is wrong that a new worker does not cure."""
+WAIT_SECONDS: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+class RayConfig(Config):
+    """Rollout workers.
+
+    Attributes:
+        workers: how many; 0 for none, the trainer's process then plays itself.
+        address: of a running Ray cluster (``auto`` on one of its machines); ``null`` starts one on this machine.
+        groups: that a worker plays at the same time.
+        num_cpus: that a worker asks Ray for.
+        num_gpus: the same.
+    """
+
+    workers: int = 0
+    address: str | None = None
+    groups: int = 4
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+
+class RolloutWorker:
+    """What runs in a worker's process; every method is called through Ray, several at a time."""
+
+    def __init__(self, plan: Plan, agent: AgentConfig, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._agent = make_agent(agent, plan.env)
+        self._player = GroupPlayer(plan, self._agent)
+
+    def play(self, group: int, skip: tuple[int, ...]) -> list[Trajectory]:
+        return self._player.play(group, skip=skip)
+
+    def set_version(self, version: int, weights: Mapping[str, Tensor] | None) -> None:
+        """The policy has a new version: with these weights, or with what the servers have got."""
+        if isinstance(self._agent, EmbeddedAgent):
+            with self._agent.paused():
+                if weights:
+                    load_weights(self._agent.model, weights.items())
+                self._agent.set_version(version)
+        elif isinstance(self._agent, SGLangAgent):
+            self._agent.adopt(version)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """A group that is being played, without the tickets in ``skip``."""
+
+    group: int
+    skip: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor and the groups that it plays, by the reference of the result."""
+
+    actor: Any
+    groups: dict[Any, _Order] = field(default_factory=dict)
+
+
+class RayRollouts:
+    """The driver. Implements :class:`~algos.rollouts.Rollouts`.
+
+    Args:
+        plan: what is played.
+        agent: who answers, made anew in every worker.
+        config: how many workers, and where.
+        gate: which tickets may begin.
+        groups_per_step: complete groups that a step takes.
+        num_groups: of the whole run; ``None`` for no end.
+        threads: of torch in each worker.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        agent: AgentConfig,
+        config: RayConfig,
+        *,
+        gate: Gate,
+        groups_per_step: int,
+        num_groups: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._ray = _import_ray()
+        self._plan, self._agent, self._config, self._threads = plan, agent, config, threads
+        self._gate, self._groups_per_step, self._num_groups = gate, groups_per_step, num_groups
+        self._feeder = plan.feeder()
+        self._buffer = GroupBuffer(plan.group_size)
+        self._next = 0
+        self._kept: dict[int, tuple[int, ...]] = {}  # members of begun groups that need not be played again
+        self._published: tuple[int, Any] | None = None  # version and weights, for a worker that starts late
+        self._deaths = 0
+        self.lost = 0
+        """Episodes that died with their worker and were played again, so far."""
+        self._owns_ray = not self._ray.is_initialized()
+        self._start_ray()
+        self._workers = [_Worker(self._spawn()) for _ in range(config.workers)]
+
+    def collect(self, step: int) -> list[Trajectory]:
+        while self._buffer.num_complete < self._groups_per_step:
+            self._hand_out()
+            pending = [result for worker in self._workers for result in worker.groups]
+            assert pending, "the gate admits what a step takes"
+            done, _ = self._ray.wait(pending, num_returns=1, timeout=WAIT_SECONDS)
+            for result in done:
+                self._take(result)
+        return self._buffer.take(self._groups_per_step)
+
+    def set_version(self, version: int) -> None:
+        """See :class:`~algos.rollouts.Rollouts`; workers whose agent talks to servers learn the number."""
+        if self._published is None or self._published[0] != version:
+            self.publish(version, None)
+        self._gate.set_version(version)
+        self._hand_out()
+
+    def publish(self, version: int, weights: Mapping[str, Tensor] | None) -> None:
+        """Give every worker the version, and these weights if its engine is its own; returns when all have them."""
+        shared = None if weights is None else self._ray.put(dict(weights))
+        self._published = (version, shared)
+        waiting = {worker.actor.set_version.remote(version, shared): worker for worker in self._workers}
+        for result, worker in waiting.items():
+            try:
+                self._ray.get(result)
+            except self._ray.exceptions.RayActorError as error:
+                self._replace(worker, error)
+
+    def state_dict(self) -> RolloutState:
+        waiting = tuple(trajectory.to_json() for trajectory in self._buffer.waiting())
+        return RolloutState(feeder=FeederState.model_validate(self._feeder.state_dict()), waiting=waiting)
+
+    def load_state_dict(self, state: RolloutState) -> None:
+        if state.feeder is None:
+            return
+        self._feeder.load_state_dict(state.feeder.model_dump())
+        for line in state.waiting:
+            self._buffer.add(Trajectory.from_json(line))
+        self._next = state.feeder.first // self._plan.group_size
+        for ticket in range(self._next * self._plan.group_size, max(state.feeder.finished, default=-1) + 1):
+            if state.feeder.is_finished(ticket):
+                group = ticket // self._plan.group_size
+                self._kept[group] = (*self._kept.get(group, ()), ticket)
+
+    def close(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            self._ray.kill(worker.actor, no_restart=True)
+        if self._owns_ray:
+            self._ray.shutdown()
+
+    def _hand_out(self) -> None:
+        """Give the next admitted groups to the workers with the fewest."""
+        size = self._plan.group_size
+        while self._workers and (self._num_groups is None or self._next < self._num_groups):
+            if not self._gate.is_open(self._next * size):
+                return
+            worker = min(self._workers, key=lambda candidate: len(candidate.groups))
+            if len(worker.groups) >= self._config.groups:
+                return
+            kept = self._kept.pop(self._next, ())
+            if len(kept) < size:
+                self._submit(worker, self._next, kept)
+            self._next += 1
+
+    def _submit(self, worker: _Worker, group: int, skip: tuple[int, ...]) -> None:
+        worker.groups[worker.actor.play.remote(group, skip)] = _Order(group=group, skip=skip)
+
+    def _take(self, result: Any) -> None:
+        """A group is played, or its worker is dead."""
+        worker = next(worker for worker in self._workers if result in worker.groups)
+        try:
+            trajectories = self._ray.get(result)
+        except self._ray.exceptions.RayActorError as error:
+            self._replace(worker, error)
+            return
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, UsageError) else error from None
+        self._deaths = 0
+        del worker.groups[result]
+        for trajectory in trajectories:
+            self._buffer.add(trajectory)
+            self._feeder.mark_finished(trajectory.ticket)
+
+    def _replace(self, worker: _Worker, error: Exception) -> None:
+        """Start another worker and give it the groups of the dead one."""
+        self._deaths += 1
+        lost = sum(self._plan.group_size - len(order.skip) for order in worker.groups.values())
+        self.lost += lost
+        reason = str(error).splitlines()[0]
+        _log.error("a rollout worker died (%s); %d episodes are played again", reason, lost)
+        if self._deaths > MAX_DEATHS:
+            raise InfrastructureError(
+                f"{self._deaths} rollout workers died without finishing a group ({reason}); look at the logs of Ray, "
+                "most often memory, and go on with resume=true"
+            )
+        orders, worker.groups = list(worker.groups.values()), {}
+        worker.actor = self._spawn()
+        if self._published is not None:
+            worker.actor.set_version.remote(*self._published)
+        for order in orders:
+            self._submit(worker, order.group, order.skip)
+
+    def _spawn(self) -> Any:
+        """A new actor; it is there when its first call returns."""
+        config = self._config
+        options = {
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "max_concurrency": config.groups + 2,  # set_version must get through while groups are played
+            "max_restarts": 0,  # a restarted actor would have lost its weights; it is replaced here
+        }
+        actor = self._ray.remote(RolloutWorker).options(**options)
+        return actor.remote(self._plan, self._agent, self._threads)
+
+    def _start_ray(self) -> None:
+        if not self._owns_ray:
+            return
+        config = self._config
+        cpus = max(1, math.ceil(config.num_cpus * config.workers))
+        where = {"address": config.address} if config.address else {"num_cpus": cpus, "include_dashboard": False}
+        try:
+            self._ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"rollout.ray.address={config.address!r}: no cluster there ({error})") from error
+
+
+class RayWeights:
+    """Copies for engines that workers hold themselves. A :class:`~algos.sync.base.WeightSync`."""
+
+    def __init__(self, rollouts: RayRollouts, model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+        self._rollouts, self._model, self._dtype = rollouts, model, dtype
+
+    def guard(self) -> AbstractContextManager[None]:
+        """Workers have tensors of their own."""
+        return nullcontext()
+
+    def publish(self, version: int) -> None:
+        weights = {name: tensor.cpu() for name, tensor in named_weights(self._model, dtype=self._dtype)}
+        self._rollouts.publish(version, weights)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError("rollout.ray.workers", "ray") from error
+    return ray

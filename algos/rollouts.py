@@ -1,0 +1,118 @@
+"""Where a trainer gets its trajectories: one small interface, and the plain loop behind it.
+
+``set_version(v)`` says that the policy was updated ``v`` times, ``collect(step)`` gives the trajectories that a step
+trains on. Steps are asked for in order, a step's version first::
+
+    rollouts.load_state_dict(state)      # when a run goes on
+    for step in range(first, last):
+        rollouts.set_version(step)
+        trajectories = rollouts.collect(step)
+        ...
+
+:class:`PlainRollouts` is the oracle, a loop over ``env.step`` in this thread. :mod:`algos.collector` is the way it
+runs, :mod:`algos.store` reads what another run stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from agents.base import Agent, Sampling
+from agents.recorder import Recorder
+from agents.rollout import Slots
+from retool_env.config import EnvConfig
+from retool_env.feeder import Feeder, FeederState, OnEnd
+from retool_env.trajectory import Trajectory
+
+__all__ = ["PlainRollouts", "RolloutState", "Rollouts"]
+
+
+class RolloutState(BaseModel):
+    """What has to be kept of rollouts between two steps.
+
+    Attributes:
+        feeder: which tickets are finished; ``None`` when nothing is played.
+        waiting: finished trajectories that no step has taken yet, a line of JSON each. Episodes that were not finished
+            are played again from their tickets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    feeder: FeederState | None = None
+    waiting: tuple[str, ...] = ()
+
+
+class Rollouts(Protocol):
+    """Where a trainer gets its trajectories."""
+
+    def collect(self, step: int) -> list[Trajectory]:
+        """The trajectories of one training step, whole groups in ticket order.
+
+        Raises:
+            UsageError: a mistake of the user that shows only now.
+        """
+        ...
+
+    def set_version(self, version: int) -> None:
+        """The policy has been updated ``version`` times and may be sampled from; called before every ``collect``."""
+        ...
+
+    def state_dict(self) -> RolloutState:
+        """What :meth:`load_state_dict` needs to go on behind the last ``collect``."""
+        ...
+
+    def load_state_dict(self, state: RolloutState) -> None:
+        """Go on where other rollouts were; called before the first ``set_version``.
+
+        Raises:
+            UsageError: the state is of a run with other problems, another seed or another group size.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what runs; idempotent."""
+        ...
+
+
+class PlainRollouts:
+    """Rounds over ``env.step`` in this thread; always on-policy.
+
+    Args:
+        make_feeder: from the listener to the feeder.
+        num_slots: episodes in flight.
+    """
+
+    def __init__(
+        self,
+        make_feeder: Callable[[OnEnd], Feeder],
+        agent: Agent,
+        *,
+        env: EnvConfig,
+        sampling: Sampling,
+        num_slots: int,
+        tickets_per_step: int,
+    ) -> None:
+        recorder = Recorder()
+        self._feeder = make_feeder(recorder.finish)
+        self._slots = Slots(self._feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling)
+        self._tickets_per_step = tickets_per_step
+
+    def collect(self, step: int) -> list[Trajectory]:
+        rounds = self._slots.run(step * self._tickets_per_step, self._tickets_per_step)
+        return sorted((t for finished in rounds for t in finished), key=lambda trajectory: trajectory.ticket)
+
+    def set_version(self, version: int) -> None:
+        """Nothing waits for a version here."""
+
+    def state_dict(self) -> RolloutState:
+        return RolloutState.model_validate({"feeder": self._feeder.state_dict()})
+
+    def load_state_dict(self, state: RolloutState) -> None:
+        if state.feeder is not None:
+            self._feeder.load_state_dict(state.feeder.model_dump())
+
+    def close(self) -> None:
+        self._slots.close()

@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/rollout.py``: models, work, other engines, and the bound."""

@@ -1,0 +1,201 @@
+"""Published weights are what every server samples from, by any transport; a server without them is out of use."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.base import Request
+from agents.loading import load_model
+from agents.sglang import SGLangAgent
+from algos.sync.servers import ServerWeights
+from algos.sync.transports import BroadcastTransport, DiskTransport, TensorTransport, Transport
+from retool_env.errors import InfrastructureError
+from retool_env.tokenizer import Tokenizer, load_tokenizer
+from tests.agents.fake_server import FakeServer, fake_sglang
+
+PROBE = np.arange(5, 17)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder: Path) -> Tokenizer:
+    return load_tokenizer(str(tiny_folder))
+
+
+@pytest.fixture
+def servers(tiny_folder: Path) -> Iterator[tuple[FakeServer, FakeServer]]:
+    with fake_sglang(tiny_folder) as first, fake_sglang(tiny_folder) as second:
+        yield first, second
+
+
+@contextlib.contextmanager
+def an_agent(servers: tuple[FakeServer, ...], tokenizer: Tokenizer, **settings) -> Iterator[SGLangAgent]:
+    agent = SGLangAgent([server.url for server in servers], tokenizer, patience=20.0, **settings)
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+def transports(folder: Path, tiny_folder: Path) -> dict[str, Transport]:
+    return {
+        "disk": DiskTransport(folder, tokenizer=str(tiny_folder)),
+        "tensor": TensorTransport(bucket_bytes=50_000),
+        "group": BroadcastTransport(backend="gloo", bucket_bytes=50_000),
+    }
+
+
+def changed(model: torch.nn.Module, seed: int) -> None:
+    """Another policy: every parameter moves."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def scores(model: torch.nn.Module, ids: list[int], sampled: list[int]) -> np.ndarray:
+    """Oracle: one plain forward in float64."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids + sampled])).logits[0].double().log_softmax(-1)
+    return np.array([float(logits[len(ids) + k - 1, token]) for k, token in enumerate(sampled)])
+
+
+def sample(agent: SGLangAgent, session: int, budget: int = 6):
+    return agent.act(Request(token_ids=PROBE, budget=budget, session=session, seed=session))
+
+
+@pytest.mark.parametrize("kind", ["disk", "tensor", "group"])
+def test_every_server_samples_from_what_was_published(
+    kind: str, servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, transports(tmp_path, tiny_folder)[kind], probe=PROBE, tolerance=1e-4)
+        before = sample(agent, 0)
+        for version in (1, 2):
+            changed(model, version)
+            sync.publish(version)
+            assert sync.gap <= 1e-4
+            for session in range(8):  # both servers take some
+                generation = sample(agent, session)
+                assert set(generation.policy_version.tolist()) == {version}
+                oracle = scores(model, PROBE.tolist(), generation.token_ids.tolist())
+                assert np.abs(generation.logprobs - oracle).max() <= 1e-4
+        assert len(before.token_ids) and len(agent.servers_in_use) == 2
+        sync.close()
+    checks = [server.post("/weights_checker", {"action": "checksum"}).json() for server in servers]
+    assert checks[0] == checks[1]
+
+
+def test_requests_in_flight_go_on_with_the_new_weights(
+    servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)))
+        results = {}
+        threads = [
+            threading.Thread(target=lambda s=s: results.update({s: sample(agent, s, budget=200)})) for s in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.4)
+        changed(model, 1)
+        sync.publish(1)
+        for thread in threads:
+            thread.join()
+    spanning = 0
+    for generation in results.values():
+        versions = generation.policy_version.tolist()
+        assert versions == sorted(versions)
+        spanning += len(set(versions)) == 2
+    assert len(results) == 6
+    assert spanning
+
+
+def test_only_the_last_versions_lie_on_disk(servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder), keep=2))
+        for version in range(1, 5):
+            sync.publish(version)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v000003", "v000004"]
+
+
+@pytest.mark.parametrize("kind", ["disk", "tensor", "group"])
+def test_a_dead_server_is_left_out_and_the_others_get_the_weights(
+    kind: str, servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, transports(tmp_path, tiny_folder)[kind], probe=PROBE, tolerance=1e-4)
+        sync.publish(1)
+        servers[0].kill()
+        changed(model, 2)
+        sync.publish(2)
+        assert [server.url for server in agent.servers_in_use] == [servers[1].url]
+        generation = sample(agent, 3)
+        assert set(generation.policy_version.tolist()) == {2}
+        sync.close()
+
+
+def test_a_restarted_server_loads_the_current_weights_before_it_is_used(
+    servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)))
+        changed(model, 1)
+        sync.publish(1)
+        servers[0].kill()
+        servers[1].kill()
+        with fake_sglang(tiny_folder, "--port", str(servers[0].port)):
+            generation = sample(agent, 0)
+        assert set(generation.policy_version.tolist()) == {1}
+        oracle = scores(model, PROBE.tolist(), generation.token_ids.tolist())
+        assert np.abs(generation.logprobs - oracle).max() <= 1e-4
+
+
+def test_no_server_at_all_stops_the_run(servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path) -> None:
+    model = load_model(str(tiny_folder))
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)))
+        for server in servers:
+            server.kill()
+        with pytest.raises(InfrastructureError, match=r"no server has weights 1.*resume=true"):
+            sync.publish(1)
+
+
+def test_servers_go_on_after_a_failure(servers, tokenizer: Tokenizer, tiny_folder: Path) -> None:
+    """Weights that cannot be written: nobody stays paused, and the old weights stay in use."""
+    model = load_model(str(tiny_folder))
+
+    class Full(DiskTransport):
+        def send(self, *arguments):
+            raise OSError("no space left on device")
+
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, Full(Path("/nowhere"), tokenizer=str(tiny_folder)))
+        with pytest.raises(OSError, match="no space"):
+            sync.publish(1)
+        assert set(sample(agent, 0).policy_version.tolist()) == {0}
+
+
+def test_a_server_that_computes_something_else_stops_the_run(
+    servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The name is right and all servers agree, but the trainer's model is another one: only the probe can see it."""
+    model, other = load_model(str(tiny_folder)), load_model(str(tiny_folder))
+    changed(other, 1)
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)), probe=PROBE)
+        sync._transport.send = lambda _, name, urls: DiskTransport.send(sync._transport, other, name, urls)
+        with pytest.raises(InfrastructureError, match=r"computes something else.*sync.tolerance"):
+            sync.publish(1)
