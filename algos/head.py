@@ -76,7 +76,6 @@ class _Tile:
 
     rows: slice
     columns: slice
-    weight: torch.Tensor  # [num_columns, hidden_size], in the dtype of the logits
     logits: torch.Tensor  # [num_rows, num_columns], over the temperature
     hits: torch.Tensor
     hit_columns: torch.Tensor
@@ -114,11 +113,13 @@ class _Head(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, grad_logprobs: torch.Tensor | None, grad_entropy: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         hidden, weight, targets, lse, mean, cut = ctx.saved_tensors
         spec, dtype = ctx.spec, lse.dtype
         grad_hidden = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        grad_weight = torch.zeros(weight.shape, dtype=dtype, device=hidden.device)
+        grad_weight = None  # a frozen head (adapters) costs no product and no memory
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros(weight.shape, dtype=dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             again = (
                 tile
@@ -129,9 +130,10 @@ class _Head(torch.autograd.Function):
                 rows = tile.rows
                 grads = _rows(grad_logprobs, rows), _rows(grad_entropy, rows)
                 grad = _grad_logits(tile, lse[rows], mean[rows], *grads).div_(spec.temperature)
-                grad_hidden[rows].addmm_(grad, tile.weight)
-                grad_weight[tile.columns].addmm_(grad.T, hidden[rows].to(dtype))
-        return grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype), None, None
+                grad_hidden[rows].addmm_(grad, weight[tile.columns].to(dtype))
+                if grad_weight is not None:
+                    grad_weight[tile.columns].addmm_(grad.T, hidden[rows].to(dtype))
+        return grad_hidden.to(hidden.dtype), None if grad_weight is None else grad_weight.to(weight.dtype), None, None
 
 
 def _tiles(
@@ -146,15 +148,14 @@ def _tiles(
     """The tiles of some tokens, computed one by one."""
     inputs, wanted = hidden[rows].to(dtype), targets[rows]
     for columns in _slices(len(weight), spec.columns):
-        part = weight[columns].to(dtype)
-        logits = (inputs @ part.T).div_(spec.temperature)
+        logits = (inputs @ weight[columns].to(dtype).T).div_(spec.temperature)
         hits = ((wanted >= columns.start) & (wanted < columns.stop)).nonzero()[:, 0]
         hit_columns = wanted[hits] - columns.start
         if cut is not None:
             outside = logits < cut[rows, None]
             outside[hits, hit_columns] = False
             logits.masked_fill_(outside, OUTSIDE)
-        yield _Tile(rows=rows, columns=columns, weight=part, logits=logits, hits=hits, hit_columns=hit_columns)
+        yield _Tile(rows=rows, columns=columns, logits=logits, hits=hits, hit_columns=hit_columns)
 
 
 def _statistics(tile: _Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -164,7 +164,7 @@ class SGLangAgent:
                 self._everywhere(lambda server: server.pause(self._pause_mode))
                 yield
             finally:
-                for server in self._everywhere(SGLangServer.resume):
+                for server in self._everywhere(lambda server: server.resume()):
                     self._fleet.resume_later(server)
 
     def set_version(self, version: int) -> None:

@@ -17,7 +17,7 @@ rollout correction rejects within the loss still do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -52,19 +52,14 @@ def weighted(
         raise UsageError(f"no aggregation {aggregation!r}{did_you_mean(aggregation, AGGREGATIONS)}")
     if aggregation == "sequence_sum" and not constant:
         raise UsageError("aggregation=sequence_sum needs a constant length; set it to the most tokens of a response")
-    num_tokens = max(1, sum(sample.num_trained for sample in samples))
+    num, num_tokens = len(samples), max(1, sum(sample.num_trained for sample in samples))
     per_group = Counter[int]()
     for sample in samples:
         per_group[sample.group] += sample.num_trained
-
-    def weight(sample: Sample) -> float:
-        if aggregation == "token_mean":
-            return 1.0 / num_tokens
-        if aggregation == "sequence_mean":
-            return 1.0 / (len(samples) * max(1, sample.num_trained))
-        if aggregation == "sequence_sum":
-            assert constant
-            return 1.0 / (len(samples) * constant)
-        return 1.0 / (len(per_group) * max(1, per_group[sample.group]))
-
-    return [replace(sample, weight=num_ranks * weight(sample)) for sample in samples]
+    denominators: Mapping[str, Callable[[Sample], float]] = {
+        "token_mean": lambda sample: num_tokens,
+        "sequence_mean": lambda sample: num * max(1, sample.num_trained),
+        "sequence_sum": lambda sample: num * (constant or 1.0),
+        "prompt_mean": lambda sample: len(per_group) * max(1, per_group[sample.group]),
+    }
+    return [replace(sample, weight=num_ranks / denominators[aggregation](sample)) for sample in samples]

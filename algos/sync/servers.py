@@ -89,7 +89,7 @@ class ServerWeights:
         """Send, and send again to servers that are there but did not take it; every rank takes part."""
         servers = self._agent.servers if self._agent else []
         failures = self._transport.send(self._model, name, servers)
-        again = [server for server in failures if server.ready()]
+        again = [server for server in failures if server.alive()]
         if _agreed(bool(again)):
             lost = {server: error for server, error in failures.items() if server not in again}
             failures = lost | self._transport.send(self._model, name, again)

@@ -120,7 +120,7 @@ def random_text(folder: Path) -> Iterator[Contestant]:
 @contextmanager
 def openai(folder: Path) -> Iterator[Contestant]:
     with chat_server() as server:
-        server.seconds = 0.05
+        server.seconds = 0.3
 
         def make(tokenizer: Tokenizer) -> Agent:
             return OpenAIAgent(server.url, "any", tokenizer, make_dialect("retool"), structured=False)

@@ -22,6 +22,15 @@ from retool_env.sandbox import Cancel
 from retool_env.tokenizer import Tokenizer, load_tokenizer
 
 
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """On a busy machine two OpenMP threads wait for each other at every small operation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(str(tiny_folder))

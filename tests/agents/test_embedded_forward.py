@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,15 @@ GENERIC = {
     ),
     "gelu": Qwen2Config(**SIZES, hidden_act="gelu"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """On a busy machine two OpenMP threads wait for each other at every small operation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def make(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,15 @@ from agents.base import Sampling
 from agents.embedded.sampling import restrict, sample, triangle_sum
 from agents.embedded.stops import StopTable
 from retool_env.tokenizer import ByteTokenizer
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """On a busy machine two OpenMP threads wait for each other at every small operation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def draw_one(logits: np.ndarray, uniform: float, sampling: Sampling) -> tuple[int, float]:

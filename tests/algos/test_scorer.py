@@ -153,7 +153,7 @@ class Largest(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
-                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.element_size())
+                self.entries = max(self.entries, tensor.numel())
         return result
 
 
@@ -207,6 +207,20 @@ def test_the_heads_gradient_is_summed_in_float32() -> None:
     logprobs, _ = score_tokens(hidden, weight, torch.zeros(1024, dtype=torch.long), HeadSpec(rows=1, keep=0))
     logprobs.sum().backward()
     assert weight.grad.flatten().tolist() == pytest.approx([0.75 * 1024, *[-0.25 * 1024] * 3])
+
+
+def test_a_frozen_head_still_hands_the_gradient_on() -> None:
+    """As with adapters on the backbone: the hidden states get theirs, the head none."""
+    hidden, weight = torch.randn(5, 3, requires_grad=True), torch.randn(9, 3)
+    targets, spec = torch.arange(5), HeadSpec(rows=2, columns=4, keep=0)
+    score_tokens(hidden, weight, targets, spec)[0].sum().backward()
+    frozen, hidden.grad = hidden.grad, None
+    score_tokens(hidden, weight.requires_grad_(), targets, spec)[0].sum().backward()
+    assert torch.equal(frozen, hidden.grad)
+    weight = weight.detach()
+    with Largest() as largest:
+        score_tokens(hidden, weight, targets, spec)[0].sum().backward()
+    assert largest.entries < weight.numel(), "nothing of the head's size was made"
 
 
 def test_padding_behind_a_row_changes_nothing(model: nn.Module) -> None:
