@@ -88,7 +88,8 @@ class Generation:
 
     Attributes:
         token_ids: the sampled ids, the stop included, ``[num_new]``; empty only with ``abort``.
-        logprobs: of the distribution that they were sampled from, float32 ``[num_new]``; NaN for unknown.
+        logprobs: of ``softmax(logits / temperature)`` over the whole vocabulary, before top-k and top-p, with
+            temperature 1 for greedy requests; float32 ``[num_new]``, NaN for unknown.
         finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: cancelled, or
             a failure.
         policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from agents.base import Sampling
+from agents.config import AgentConfig
 from algos.advantages import ADVANTAGES
 from retool_env.config import Config, EnvConfig, ProblemsConfig
 from retool_env.errors import did_you_mean
@@ -18,8 +19,10 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PeriodicEvalConfig",
+    "RayConfig",
     "RolloutConfig",
     "SftConfig",
+    "SyncConfig",
     "TinyModelConfig",
     "TracesConfig",
     "TrainConfig",
@@ -197,6 +200,49 @@ class AlgoConfig(Config):
         return self.prompts_per_step * self.group_size
 
 
+class SyncConfig(Config):
+    """How new weights reach whoever samples.
+
+    Attributes:
+        kind: ``shared``: the embedded engine reads the trainer's tensors. For servers ``disk``: a folder that both see;
+            ``tensor``: handles, on one machine; ``group``: a broadcast. ``null`` for the first that fits the agent.
+        folder: of ``disk``; ``null`` for ``weights`` in the run folder.
+        keep: versions that stay in it.
+        backend: of ``group``.
+        address: of this machine as the servers reach it, for ``group``; ``null`` to find it out.
+        dtype: weights are cast to it on the way; ``null`` for the trainer's own.
+        probe: after every update, compare log-probabilities of a few tokens with the trainer's.
+        tolerance: of that comparison.
+    """
+
+    kind: Literal["shared", "disk", "tensor", "group"] | None = None
+    folder: str | None = None
+    keep: PositiveInt = 2
+    backend: Literal["nccl", "gloo"] = "nccl"
+    address: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    probe: bool = True
+    tolerance: PositiveFloat = 0.1
+
+
+class RayConfig(Config):
+    """Rollout workers on Ray.
+
+    Attributes:
+        workers: how many; 0 for none: the trainer's own process plays.
+        address: of a running cluster (``auto`` on one of its machines); ``null`` starts one on this machine.
+        groups: that a worker plays at the same time.
+        num_cpus: that a worker asks for.
+        num_gpus: the same.
+    """
+
+    workers: NonNegativeInt = 0
+    address: str | None = None
+    groups: PositiveInt = 4
+    num_cpus: PositiveFloat = 1.0
+    num_gpus: float = Field(default=0.0, ge=0)
+
+
 class RolloutConfig(Config):
     """How trajectories are made.
 
@@ -210,6 +256,7 @@ class RolloutConfig(Config):
         sampling: how.
         store: keep every trajectory in the run folder.
         replay: folder of a run; train on what it stored instead of playing.
+        ray: workers on other machines, or on this one.
     """
 
     collector: Literal["torchrl", "plain"] = "torchrl"
@@ -219,6 +266,7 @@ class RolloutConfig(Config):
     sampling: Sampling = Sampling()
     store: bool = True
     replay: str | None = None
+    ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
     def _the_plain_loop_is_on_policy(self) -> RolloutConfig:
@@ -239,6 +287,8 @@ class TrainConfig(Config):
         save_every: steps between checkpoints; the last step is always saved. 0 for only that one.
         log_trajectories: episodes of each step that are written to the run folder.
         model: the policy to start from.
+        agent: who samples: ``embedded``, the model itself in this process, or ``sglang``, servers of the same model.
+        sync: how new weights get there.
         problems: what is asked.
         algo: how it learns.
         rollout: how it is sampled from.
@@ -255,6 +305,8 @@ class TrainConfig(Config):
     save_every: NonNegativeInt = 20
     log_trajectories: NonNegativeInt = 8
     model: ModelConfig = ModelConfig()
+    agent: AgentConfig = AgentConfig()
+    sync: SyncConfig = SyncConfig()
     problems: ProblemsConfig = ProblemsConfig()
     algo: AlgoConfig = AlgoConfig()
     rollout: RolloutConfig = RolloutConfig()

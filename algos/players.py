@@ -24,8 +24,9 @@ from agents.base import Engine
 from agents.embedded import EmbeddedAgent
 from agents.registry import AgentSetup, make_agent
 from agents.sglang import SGLangAgent
-from algos.config import SyncConfig, TrainConfig
-from algos.sync.base import SharedWeights, WeightSync
+from algos.config import TrainConfig
+from algos.rollouts import Rollouts
+from algos.sync.base import EveryWeights, SharedWeights, WeightSync
 from algos.sync.servers import ServerWeights
 from algos.sync.transports import BroadcastTransport, DiskTransport, TensorTransport, Transport
 from retool_env.config import EnvConfig
@@ -33,7 +34,7 @@ from retool_env.errors import UsageError
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
 
-__all__ = ["Player", "make_player"]
+__all__ = ["Player", "make_player", "with_workers"]
 
 PROBE: Final = "What is 12 * 34? Think first, then give the answer."
 
@@ -74,13 +75,26 @@ def make_player(config: TrainConfig, env: EnvConfig, model: PreTrainedModel, *, 
     setup = AgentSetup(config=config.agent, env=env, source=open_source(**config.problems.model_dump()))
     agent = make_agent(setup)
     if not isinstance(agent, SGLangAgent):
-        raise UsageError(f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
-                         "agent=embedded or agent=sglang")
+        raise UsageError(
+            f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
+            "agent=embedded or agent=sglang"
+        )
     if kind == "shared":
         raise UsageError("sync.kind=shared needs agent=embedded; servers take disk, tensor or group")
     sync = _server_weights(config, agent, model, _transport(kind, config))
     sync.publish(version)
     return Player(engine=agent, env=env, sync=sync)
+
+
+def with_workers(player: Player, rollouts: Rollouts, model: PreTrainedModel, *, version: int) -> Player:
+    """The player whose weights also reach the engines that Ray workers hold themselves."""
+    from algos.ray_rollouts import RayRollouts, RayWeights
+
+    if not isinstance(rollouts, RayRollouts) or not isinstance(player.engine, EmbeddedAgent):
+        return player
+    workers = RayWeights(rollouts, model)
+    workers.publish(version)
+    return Player(engine=player.engine, env=player.env, sync=EveryWeights((player.sync, workers)))
 
 
 def _server_weights(

@@ -25,23 +25,25 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from agents.registry import make_agent
 from torch import Tensor, nn
 
+from agents.base import Agent
 from agents.config import AgentConfig
 from agents.embedded import EmbeddedAgent
 from agents.gate import Gate
 from agents.player import GroupPlayer, Plan
+from agents.registry import AgentSetup, make_agent
 from agents.sglang.agent import SGLangAgent
+from algos.config import RayConfig
 from algos.groups import GroupBuffer
 from algos.rollouts import RolloutState
 from algos.sync.export import load_weights, named_weights
-from retool_env.config import Config
 from retool_env.errors import InfrastructureError, MissingExtraError, UsageError
 from retool_env.feeder import FeederState
+from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory
 
-__all__ = ["RayConfig", "RayRollouts", "RayWeights", "RolloutWorker"]
+__all__ = ["RayRollouts", "RayWeights", "RolloutWorker"]
 
 MAX_DEATHS: Final = 5
 """Of workers without a finished group in between; then something is wrong that a new worker does not cure."""
@@ -49,32 +51,11 @@ WAIT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
-class RayConfig(Config):
-    """Rollout workers.
-
-    Attributes:
-        workers: how many; 0 for none, the trainer's process then plays itself.
-        address: of a running Ray cluster (``auto`` on one of its machines); ``null`` starts one on this machine.
-        groups: that a worker plays at the same time.
-        num_cpus: that a worker asks Ray for.
-        num_gpus: the same.
-    """
-
-    workers: int = 0
-    address: str | None = None
-    groups: int = 4
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-
-
 class RolloutWorker:
     """What runs in a worker's process; every method is called through Ray, several at a time."""
 
     def __init__(self, plan: Plan, agent: AgentConfig, threads: int | None) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._agent = make_agent(agent, plan.env)
-        self._player = GroupPlayer(plan, self._agent)
+        self._player, self._agent = _open(plan, agent, threads)
 
     def play(self, group: int, skip: tuple[int, ...]) -> list[Trajectory]:
         return self._player.play(group, skip=skip)
@@ -91,6 +72,12 @@ class RolloutWorker:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def _open(plan: Plan, config: AgentConfig, threads: int | None) -> tuple[GroupPlayer, Agent]:
+    source = open_source(**plan.problems.model_dump())
+    agent = make_agent(AgentSetup(config=config, env=plan.env, source=source, seed=plan.seed, threads=threads))
+    return GroupPlayer(plan, agent), agent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +237,7 @@ class RayRollouts:
         orders, worker.groups = list(worker.groups.values()), {}
         worker.actor = self._spawn()
         if self._published is not None:
-            worker.actor.set_version.remote(*self._published)
+            worker.actor.set_version.remote(*self._published)  # calls of one caller begin in order
         for order in orders:
             self._submit(worker, order.group, order.skip)
 

@@ -29,6 +29,8 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: Agent) -> Rollouts
         staleness=rollout.staleness,
         num_tickets=algo.steps * algo.tickets_per_step,
     )
+    if rollout.ray.workers:
+        return _ray_rollouts(config, env, gate)
     num_slots = min(rollout.num_slots or algo.tickets_per_step, gate.max_open)
     if rollout.collector == "plain":
         return PlainRollouts(
@@ -47,6 +49,25 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: Agent) -> Rollouts
         env=env,
         num_slots=num_slots,
         groups_per_step=algo.prompts_per_step,
+    )
+
+
+def _ray_rollouts(config: TrainConfig, env: EnvConfig, gate: Gate) -> Rollouts:
+    from agents.player import Plan
+    from algos.ray_rollouts import RayRollouts
+
+    algo, rollout, agent = config.algo, config.rollout, config.agent
+    plan = Plan(
+        seed=config.seed, group_size=algo.group_size, problems=config.problems, env=env, sampling=rollout.sampling
+    )
+    return RayRollouts(
+        plan,
+        agent.model_copy(update={"path": config.model.path}) if agent.name == "embedded" else agent,
+        rollout.ray,
+        gate=gate,
+        groups_per_step=algo.prompts_per_step,
+        num_groups=algo.steps * algo.prompts_per_step,
+        threads=config.threads,
     )
 
 

@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from agents.base import Sampling
-from agents.embedded import EmbeddedAgent
+from agents.base import Agent, Sampling
 from agents.loading import check_context, load_model, setup_torch
 from agents.rollout import play
 from agents.run_folder import RunFolder
@@ -32,11 +31,11 @@ from algos.learn import learn
 from algos.logger import RunLogger
 from algos.losses import PolicyLoss
 from algos.metrics import eval_metrics
+from algos.players import Player, make_player, with_workers
 from algos.rollouts import Rollouts
 from algos.scorer import Scorer
 from algos.setup import make_rollouts, open_store, replay_rollouts
 from algos.store import RolloutStore
-from algos.sync.base import SharedWeights, WeightSync
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
 from retool_env.envs.toolbox import tool_specs
@@ -44,19 +43,9 @@ from retool_env.errors import UsageError
 from retool_env.files import atomic
 from retool_env.rewards import describe, make_reward
 from retool_env.sources import open_source
-from retool_env.tokenizer import load_tokenizer
 from retool_env.trajectory import Trajectory, append_trajectories
 
 __all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Player:
-    """Who plays episodes; a run that only replays stored ones has none."""
-
-    agent: EmbeddedAgent
-    env: EnvConfig
-    sync: WeightSync
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +57,7 @@ class _Job:
     optimizer: torch.optim.Optimizer
     rollouts: Rollouts
     store: RolloutStore | None
-    player: _Player | None
+    player: Player | None
 
 
 def train(config: TrainConfig) -> Path:
@@ -92,11 +81,13 @@ def train(config: TrainConfig) -> Path:
     model = load_model(str(last or config.model.path))
     optimizer = make_optimizer(model, config.optim)
     position = checkpoint.load(last, optimizer)
-    player = None if replayed else _make_player(env, model, version=position.step)
-    rollouts = replayed if player is None else make_rollouts(config, env, player.agent)
+    player = None if replayed else make_player(config, env, model, version=position.step)
+    rollouts = replayed if player is None else make_rollouts(config, env, player.engine)
     assert rollouts is not None
     try:
         rollouts.load_state_dict(position.rollouts)
+        if player is not None:
+            player = with_workers(player, rollouts, model, version=position.step)
         checkpoint.drop_behind(run, position.step, trajectories_per_step=_num_logged(config))
         job = _Job(
             config=config,
@@ -111,14 +102,8 @@ def train(config: TrainConfig) -> Path:
     finally:
         rollouts.close()
         if player is not None:
-            player.agent.close()
+            player.close()
     return run.checkpoint("final")
-
-
-def _make_player(env: EnvConfig, model: PreTrainedModel, *, version: int) -> _Player:
-    agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
-    agent.set_version(version)
-    return _Player(agent=agent, env=env, sync=SharedWeights(agent))
 
 
 def _num_logged(config: TrainConfig) -> int:
@@ -140,7 +125,7 @@ def _loop(job: _Job, logger: RunLogger, *, first_step: int) -> None:
         job.rollouts.set_version(first_step)
     for step in range(first_step, algo.steps):
         if config.eval.every and step % config.eval.every == 0 and player is not None:
-            evaluate(player.agent, player.env, config.eval, logger, step=step)
+            evaluate(player.engine, player.env, config.eval, logger, step=step)
         start = time.perf_counter()
         trajectories = job.rollouts.collect(step)
         if job.store is not None:
@@ -157,7 +142,7 @@ def _loop(job: _Job, logger: RunLogger, *, first_step: int) -> None:
             _save(job, logger.run, f"step-{step + 1:06d}", step + 1)
     _save(job, logger.run, "final", algo.steps)
     if player is not None:
-        evaluate(player.agent, player.env, config.eval, logger, step=algo.steps, final=True)
+        evaluate(player.engine, player.env, config.eval, logger, step=algo.steps, final=True)
 
 
 def _introduce(job: _Job, logger: RunLogger) -> None:
@@ -177,7 +162,7 @@ def _save(job: _Job, run: RunFolder, name: str, step: int) -> None:
 
 
 def evaluate(
-    agent: EmbeddedAgent,
+    agent: Agent,
     env: EnvConfig,
     config: PeriodicEvalConfig,
     logger: RunLogger,

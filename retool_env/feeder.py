@@ -143,8 +143,12 @@ class Feeder:
         """Take a finished episode back, whatever became of it. Thread-safe."""
         self._listener(ticket, episode, record)
         # Behind the listener: a ticket that the state calls finished has reached whoever keeps the episodes.
+        self.mark_finished(ticket.index)
+
+    def mark_finished(self, index: int) -> None:
+        """Ticket ``index`` was played, here or on another machine. Thread-safe."""
         with self._lock:
-            self._finished.add(ticket.index)
+            self._finished.add(index)
             self._advance()
 
     def state_dict(self) -> dict[str, object]:

@@ -113,7 +113,7 @@ def _collate(
         arrays["token_ids"][here] = sample.token_ids
         arrays["trained"][here] = sample.trained
         arrays["behaviour_logprobs"][here] = sample.behaviour_logprobs
-        arrays["advantages"][here] = np.where(sample.trained, sample.advantage, 0.0)
+        arrays["advantages"][here] = sample.advantage
         arrays["weights"][here] = sample.trained * (sample.weight * scale)
         arrays["sequence_ids"][here] = k
         for name in _present(rows):

@@ -4,17 +4,19 @@ A trainer does two things with a :class:`WeightSync`::
 
     with sync.guard():
         optimizer.step()
-    sync.publish(version)
+        sync.publish(version)
 
-``guard`` keeps requests in flight from reading half-updated tensors where sampler and trainer share them; ``publish``
-brings the weights over, if they have to be, and gives them their number. What is sampled behind it carries that number.
+``guard`` keeps requests in flight from reading half-updated tensors where sampler and trainer share them, so engines
+that share must allow ``paused`` inside ``paused``; ``publish`` brings the weights over, if they have to be, and gives
+them their number. What is sampled behind it carries that number.
 
 On several ranks every rank calls both, because gathering shards is a collective operation.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Protocol
 
 from torch import nn
@@ -23,7 +25,7 @@ from agents.base import Engine
 from agents.embedded import EmbeddedAgent
 from algos.sync.export import load_weights, named_weights
 
-__all__ = ["CopiedWeights", "SharedWeights", "WeightSync"]
+__all__ = ["CopiedWeights", "EveryWeights", "SharedWeights", "WeightSync"]
 
 
 class WeightSync(Protocol):
@@ -57,6 +59,24 @@ class SharedWeights:
     def publish(self, version: int) -> None:
         with self._engine.paused():
             self._engine.set_version(version)
+
+
+class EveryWeights:
+    """Several engines of one trainer, one after the other."""
+
+    def __init__(self, parts: Sequence[WeightSync]) -> None:
+        self._parts = parts
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.guard())
+            yield
+
+    def publish(self, version: int) -> None:
+        for part in self._parts:
+            part.publish(version)
 
 
 class CopiedWeights:

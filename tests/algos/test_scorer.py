@@ -209,6 +209,19 @@ def test_the_heads_gradient_is_summed_in_float32() -> None:
     assert weight.grad.flatten().tolist() == pytest.approx([0.75 * 1024, *[-0.25 * 1024] * 3])
 
 
+def test_what_ties_with_the_last_inside_is_inside() -> None:
+    """As the engine has it for top-k; the equal logits are computed in different tiles."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(40, 16, generator=generator), torch.randn(30, 16, generator=generator)
+    weight[29] = weight[0]
+    for row, values in zip(hidden, hidden @ weight.T, strict=True):
+        above = values > values[0] + 1e-4
+        top_k = int(above.sum()) + 1  # the last inside is one of the two
+        logprobs, _ = score_tokens(row[None], weight, torch.tensor([0]), HeadSpec(top_k=top_k, rows=1, columns=7))
+        inside = torch.cat([values[above], values[[0, 29]]])
+        assert logprobs.item() == pytest.approx((values[0] - inside.logsumexp(0)).item(), abs=1e-4)
+
+
 def test_a_frozen_head_still_hands_the_gradient_on() -> None:
     """As with adapters on the backbone: the hidden states get theirs, the head none."""
     hidden, weight = torch.randn(5, 3, requires_grad=True), torch.randn(9, 3)
