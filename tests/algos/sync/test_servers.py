@@ -29,8 +29,16 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
     return load_tokenizer(str(tiny_folder))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def servers(tiny_folder: Path) -> Iterator[tuple[FakeServer, FakeServer]]:
+    """Two servers that all tests share: what their weights are when a test begins is not known."""
+    with fake_sglang(tiny_folder) as first, fake_sglang(tiny_folder) as second:
+        yield first, second
+
+
+@pytest.fixture
+def mortal(tiny_folder: Path) -> Iterator[tuple[FakeServer, FakeServer]]:
+    """Two servers for a test that kills them."""
     with fake_sglang(tiny_folder) as first, fake_sglang(tiny_folder) as second:
         yield first, second
 
@@ -114,7 +122,7 @@ def test_requests_in_flight_go_on_with_the_new_weights(
     spanning = 0
     for generation in results.values():
         versions = generation.policy_version.tolist()
-        assert versions == sorted(versions)
+        assert versions == sorted(versions, key=lambda version: version == 1)  # once new, always new
         spanning += len(set(versions)) == 2
     assert len(results) == 6
     assert spanning
@@ -129,45 +137,48 @@ def test_only_the_last_versions_lie_on_disk(servers, tokenizer: Tokenizer, tiny_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["v000003", "v000004"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["disk", "tensor", "group"])
 def test_a_dead_server_is_left_out_and_the_others_get_the_weights(
-    kind: str, servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+    kind: str, mortal, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     model = load_model(str(tiny_folder))
-    with an_agent(servers, tokenizer) as agent:
+    with an_agent(mortal, tokenizer) as agent:
         sync = ServerWeights(agent, model, transports(tmp_path, tiny_folder)[kind], probe=PROBE, tolerance=1e-4)
         sync.publish(1)
-        servers[0].kill()
+        mortal[0].kill()
         changed(model, 2)
         sync.publish(2)
-        assert [server.url for server in agent.servers_in_use] == [servers[1].url]
+        assert [server.url for server in agent.servers_in_use] == [mortal[1].url]
         generation = sample(agent, 3)
         assert set(generation.policy_version.tolist()) == {2}
         sync.close()
 
 
+@pytest.mark.slow
 def test_a_restarted_server_loads_the_current_weights_before_it_is_used(
-    servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
+    mortal, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     model = load_model(str(tiny_folder))
-    with an_agent(servers, tokenizer) as agent:
+    with an_agent(mortal, tokenizer) as agent:
         sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)))
         changed(model, 1)
         sync.publish(1)
-        servers[0].kill()
-        servers[1].kill()
-        with fake_sglang(tiny_folder, "--port", str(servers[0].port)):
+        mortal[0].kill()
+        mortal[1].kill()
+        with fake_sglang(tiny_folder, "--port", str(mortal[0].port)):
             generation = sample(agent, 0)
         assert set(generation.policy_version.tolist()) == {1}
         oracle = scores(model, PROBE.tolist(), generation.token_ids.tolist())
         assert np.abs(generation.logprobs - oracle).max() <= 1e-4
 
 
-def test_no_server_at_all_stops_the_run(servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_no_server_at_all_stops_the_run(mortal, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path) -> None:
     model = load_model(str(tiny_folder))
-    with an_agent(servers, tokenizer) as agent:
+    with an_agent(mortal, tokenizer) as agent:
         sync = ServerWeights(agent, model, DiskTransport(tmp_path, tokenizer=str(tiny_folder)))
-        for server in servers:
+        for server in mortal:
             server.kill()
         with pytest.raises(InfrastructureError, match=r"no server has weights 1.*resume=true"):
             sync.publish(1)
@@ -182,10 +193,11 @@ def test_servers_go_on_after_a_failure(servers, tokenizer: Tokenizer, tiny_folde
             raise OSError("no space left on device")
 
     with an_agent(servers, tokenizer) as agent:
+        before = sample(agent, 0).policy_version.tolist()
         sync = ServerWeights(agent, model, Full(Path("/nowhere"), tokenizer=str(tiny_folder)))
         with pytest.raises(OSError, match="no space"):
             sync.publish(1)
-        assert set(sample(agent, 0).policy_version.tolist()) == {0}
+        assert sample(agent, 0).policy_version.tolist() == before
 
 
 def test_a_server_that_computes_something_else_stops_the_run(
