@@ -61,6 +61,8 @@ format: $(SET_UP)
 bench: $(SET_UP)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/rollout.py
+	$(BIN)/python benchmarks/longtail.py
+	$(BIN)/python benchmarks/scorer.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/environment.py

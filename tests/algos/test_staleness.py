@@ -184,7 +184,7 @@ def test_no_trained_token_is_older_than_the_bound(case: Case, problems: Path) ->
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=80)
 @given(case=CASES)
 def test_no_trained_token_is_older_than_the_bound_at_length(case: Case, problems: Path) -> None:
     run = Run(case, problems)
