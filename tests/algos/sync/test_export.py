@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def sharded_weights(rank: int, folder: str) -> None:
     """Runs on every rank: shard, gather, compare with the model that was not sharded."""
     from torch.distributed.fsdp import fully_shard
 
-    for lora in (False, True):
+    for lora in (False, True) if importlib.util.find_spec("peft") else (False,):
         plain = with_lora(make()) if lora else make()
         model = copy.deepcopy(plain)
         layers = model.base_model.model.model.layers if lora else model.model.layers
