@@ -132,7 +132,7 @@ def test_training_from_a_store_makes_the_same_weights(
     def refuse(*args: object, **settings: object) -> None:
         raise AssertionError("something is played")
 
-    for name in ("EmbeddedAgent", "make_rollouts", "check_prompts", "evaluate"):
+    for name in ("make_player", "make_rollouts", "check_prompts", "evaluate"):
         monkeypatch.setattr(f"algos.train.{name}", refuse)
     replayed = tmp_path / "replayed"
     train(config(replayed, cold_start, f"rollout.replay={played}", "save_every=2"))
