@@ -224,6 +224,7 @@ def wheel(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_install_goes_on_after_a_failure_and_is_found(bare: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     with pytest.raises(InfrastructureError, match="pip"):

@@ -175,7 +175,7 @@ def check_ages(trained: list[Trajectory], step: int, case: Case) -> None:
         assert all(len(seen) == 1 for seen in versions.values())
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(case=CASES)
 def test_no_trained_token_is_older_than_the_bound(case: Case, problems: Path) -> None:
     run = Run(case, problems)

@@ -94,7 +94,10 @@ def test_bombs_are_bounded_harmless_and_wrong(tmp_path: Path, monkeypatch: pytes
      "</code>" * 140_000, "\\boxed{34}, " * 80_000, "<answer>3</answer>" * 55_000, "our answer: " * 80_000],
 )  # fmt: skip
 def test_a_megabyte_is_no_problem(text: str) -> None:
-    assert verify(text, "35").elapsed < 0.5
+    """What is quadratic in its length would take hours of processor time."""
+    before = time.process_time()
+    verify(text, "35")
+    assert time.process_time() - before < 2.0
 
 
 def test_a_hanging_question_is_killed_and_the_next_one_works() -> None:
@@ -238,6 +241,7 @@ def test_an_event_loop_is_not_blocked() -> None:
     assert asyncio.run(ticks_during_a_slow_check()) > 20
 
 
+@pytest.mark.slow
 def test_two_hundred_bombs_among_two_thousand_checks_change_nothing() -> None:
     normal = mixed_jobs(2000)
     expected = {job: outcome(verify(*job)) for job in set(normal)}
