@@ -26,17 +26,7 @@ def conversation(episode: Episode, tools: Sequence[ToolSpec]) -> tuple[Message, 
     for turn, text in enumerate(episode.turn_texts):
         messages.append(Message(role="assistant", content=text))
         results = episode.rounds[turn]
-        messages += [Message(role="tool", content=_shown(result.text, episode)) for result in results]
+        messages += [Message(role="tool", content=episode.fit(result.text)) for result in results]
         if not results:
             messages.append(Message(role="user", content=VOID_NOTE))
     return tuple(messages)
-
-
-def _shown(text: str, episode: Episode) -> str:
-    """Head and tail of what a tool said, within the episode's limit of tokens; no control token of its tokenizer."""
-    tokenizer, limit = episode.tokenizer, episode.limits.max_tool_tokens
-    ids = tokenizer.encode(tokenizer.escape(text))
-    if len(ids) <= limit:
-        return tokenizer.escape(text)
-    head, tail = tokenizer.decode(ids[: limit - limit // 2]), tokenizer.decode(ids[len(ids) - limit // 2 :])
-    return tokenizer.escape(f"{head}\n[... {len(ids) - limit} tokens cut ...]\n{tail}")

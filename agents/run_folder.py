@@ -25,7 +25,7 @@ from retool_env.config import Config
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["RunFolder", "atomic", "read_metrics"]
+__all__ = ["RunFolder", "read_metrics"]
 
 Value = float | int | str | None
 

@@ -186,7 +186,7 @@ class Episode:
         if self._invalid_in_a_row >= self.limits.max_invalid_calls:
             self.outcome = Outcome.INVALID_CALLS
             return
-        fitting = [self._fit(result) for result in results]
+        fitting = [replace(result, text=self.fit(result.text)) for result in results]
         self._show(self.dialect.render(fitting, stopped=self._stopped, tokenizer=self.tokenizer))
 
     def fail(self, outcome: Outcome, results: Sequence[ToolResult] = ()) -> None:
@@ -242,13 +242,13 @@ class Episode:
         if min(ids) < 0 or max(ids) >= self.tokenizer.vocab_size:
             raise UsageError(f"action has ids outside of [0, {self.tokenizer.vocab_size}): {min(ids)}..{max(ids)}")
 
-    def _fit(self, result: ToolResult) -> ToolResult:
-        """The result with control tokens disarmed and its text cut to the token limit, head and tail kept."""
-        text = self.tokenizer.escape(result.text)
+    def fit(self, output: str) -> str:
+        """What a tool said, with control tokens disarmed and cut to the token limit, head and tail kept."""
+        text = self.tokenizer.escape(output)
         ids = self.tokenizer.encode(text)
         limit = self.limits.max_tool_tokens
         if len(ids) > limit:
             head, tail = ids[: limit - limit // 2], ids[len(ids) - limit // 2 :]
             marker = f"\n[... {len(ids) - limit} tokens cut ...]\n"
             text = self.tokenizer.escape(self.tokenizer.decode(head) + marker + self.tokenizer.decode(tail))
-        return replace(result, text=text)
+        return text

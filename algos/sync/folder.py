@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from agents.loading import TOKENIZER_FILES
-from agents.run_folder import atomic
+from retool_env.files import atomic
 
 __all__ = ["prune", "version_folder", "write_weights"]
 
