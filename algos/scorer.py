@@ -10,32 +10,41 @@ Batches are padded on the right, or packed with positions that restart. Causal a
 behind, so padding needs no attention mask, and packed sequences are told apart by their positions; both only without
 a KV cache. With ``share_prompts``, what all rows begin with runs once and its keys and values serve every row.
 
+The model may be sharded, have adapters, and share its sequences with other ranks (:mod:`algos.policy`); then every rank
+of a sequence scores its slice, and all get all results.
+
 Left out: heads that are more than a linear map (a bias, soft-capped or scaled logits). Whether a model can be scored
 in a layout is not believed but tried: :func:`algos.isolation.check_scorer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import PreTrainedModel
 
 from algos.batch.layout import Layout, micro_batches, plan
 from algos.batch.sample import Sample
 from algos.head import HeadSpec, score_tokens
+from algos.policy.parts import causal_lm, is_recomputed
+from algos.policy.sharding import compute_device, inside
+from algos.policy.ulysses import slice_of
+from retool_env.errors import UsageError
 
-__all__ = ["Scorer", "hidden_before", "per_token"]
+__all__ = ["Scorer", "per_token", "read_states"]
+
+Scores = tuple[torch.Tensor, ...]
 
 
 class Scorer(nn.Module):
     """Scores tokens with a causal language model.
 
     Args:
-        model: any transformers causal LM whose head is a linear map of the last hidden state.
+        model: any transformers causal LM whose head is a linear map of the last hidden state, or a peft model
+            around it.
         temperature: that the tokens were sampled at.
         top_p: as sampled.
         top_k: as sampled.
@@ -48,7 +57,7 @@ class Scorer(nn.Module):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         *,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -59,6 +68,10 @@ class Scorer(nn.Module):
         share_prompts: bool = False,
     ) -> None:
         super().__init__()
+        if share_prompts and is_recomputed(model):
+            raise UsageError(
+                "shared prompts need the KV cache that gradient checkpointing switches off; drop one of them"
+            )
         self.model = model
         tiles = {"rows": chunk, "columns": vocab_chunk, "keep": keep}
         self.spec = HeadSpec(temperature=temperature, top_p=top_p, top_k=top_k, **tiles)
@@ -78,17 +91,61 @@ class Scorer(nn.Module):
             Log-probabilities ``[num_trained]`` in row-major order, and the entropies of the distributions they were
             drawn from.
         """
-        hidden = hidden_before(self.model.base_model, token_ids, trained, position_ids, share=self.share_prompts)
-        return score_tokens(hidden, self.model.get_output_embeddings().weight, token_ids[trained], self.spec)
+        logprobs, entropy = inside(self.model, self._scores, token_ids, trained, position_ids)
+        return logprobs, entropy
+
+    def over(self, model: nn.Module) -> Scorer:
+        """A scorer of another model with the same settings."""
+        other = Scorer(model, share_prompts=self.share_prompts)
+        other.spec = self.spec
+        return other
+
+    def _scores(self, token_ids: torch.Tensor, trained: torch.Tensor, position_ids: torch.Tensor | None) -> Scores:
+        model = causal_lm(self.model)
+        weight = model.get_output_embeddings().weight
+
+        def read(hidden: torch.Tensor, targets: torch.Tensor) -> Scores:
+            return score_tokens(hidden, weight, targets, self.spec)
+
+        return read_states(model.base_model, token_ids, trained, position_ids, read, share=self.share_prompts)
 
 
-def hidden_before(
+def read_states(
     backbone: nn.Module,
     token_ids: torch.Tensor,
     trained: torch.Tensor,
-    position_ids: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None,
+    read: Callable[[torch.Tensor, torch.Tensor], Scores],
     *,
     share: bool = False,
+) -> Scores:
+    """What ``read`` makes of the last hidden states that the trained tokens are predicted from, and these tokens.
+
+    Args:
+        read: from ``[num, hidden_size]`` and ``[num]`` to tensors ``[num]``. With sequence parallelism it is called
+            with this rank's part.
+
+    Returns:
+        The tensors, ``[num_trained]``, row-major.
+    """
+    part = slice_of(backbone, token_ids, trained, position_ids)
+    if part is None:
+        return read(_before(backbone, token_ids, trained, position_ids, share=share), token_ids[trained])
+    if share:
+        raise UsageError("shared prompts do not work with sequence parallelism; use layout=packed or sorted")
+    hidden = backbone(
+        input_ids=part.token_ids, position_ids=part.position_ids, use_cache=False, ulysses=part.whole
+    ).last_hidden_state
+    return tuple(part.join(values) for values in read(hidden[part.before], part.targets))
+
+
+def _before(
+    backbone: nn.Module,
+    token_ids: torch.Tensor,
+    trained: torch.Tensor,
+    position_ids: torch.Tensor | None,
+    *,
+    share: bool,
 ) -> torch.Tensor:
     """Last hidden states that the trained tokens are predicted from, ``[num_trained, hidden_size]``, row-major."""
     common = _common_columns(token_ids) if share and len(token_ids) > 1 else 0
@@ -132,7 +189,7 @@ def per_token(
     For log-probabilities of the proximal and the reference policy, and for values, before an update.
     """
     out = [np.full(len(sample), np.nan, dtype=np.float32) for sample in samples]
-    device = next(module.parameters()).device
+    device = compute_device(module)
     parts = plan(samples, max_tokens=max_tokens, layout=layout)
     for part, batch in zip(parts, micro_batches(samples, max_tokens=max_tokens, layout=layout), strict=True):
         batch = batch.to(device)

@@ -28,10 +28,11 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torch.nn import functional as F
 from torchrl.objectives import LossModule
-from transformers import PreTrainedModel
 
 from algos.batch import Sample
-from algos.scorer import hidden_before
+from algos.policy.parts import causal_lm
+from algos.policy.sharding import inside
+from algos.scorer import read_states
 from retool_env.errors import UsageError
 
 __all__ = ["Critic", "ValueLoss", "explained_variance"]
@@ -41,15 +42,17 @@ class Critic(nn.Module):
     """A backbone with a scalar head that starts at zero.
 
     Args:
-        model: the causal LM whose backbone is taken.
+        model: the causal LM whose backbone is taken, or a peft model around it.
         shared: use that very backbone; otherwise a copy of it.
     """
 
-    def __init__(self, model: PreTrainedModel, *, shared: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, shared: bool = False) -> None:
         super().__init__()
-        self.backbone: nn.Module = model.base_model if shared else copy.deepcopy(model.base_model)
-        weight = model.get_output_embeddings().weight
-        self.head = nn.Linear(weight.shape[1], 1, device=weight.device, dtype=weight.dtype)
+        inner = causal_lm(model)
+        self.backbone: nn.Module = inner.base_model if shared else copy.deepcopy(inner.base_model)
+        self._owner = (model if shared else self.backbone,)  # in a tuple: its head is no part of the critic
+        weight = inner.get_output_embeddings().weight
+        self.head = _ValueHead(weight.shape[1], 1, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -58,10 +61,22 @@ class Critic(nn.Module):
     ) -> torch.Tensor:
         """Values before the trained tokens, ``[num_trained]``, row-major; float32 at least. Arguments as a
         :class:`~algos.scorer.Scorer` takes them."""
-        hidden = hidden_before(self.backbone, token_ids, trained, position_ids)
-        dtype = torch.promote_types(torch.promote_types(hidden.dtype, self.head.weight.dtype), torch.float32)
+        return inside(self._owner[0], self._values, token_ids, trained, position_ids)
+
+    def _values(
+        self, token_ids: torch.Tensor, trained: torch.Tensor, position_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        def read(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.head(hidden)[:, 0],)
+
+        return read_states(self.backbone, token_ids, trained, position_ids, read)[0]
+
+
+class _ValueHead(nn.Linear):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        dtype = torch.promote_types(torch.promote_types(hidden.dtype, self.weight.dtype), torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.to(dtype), self.head.weight.to(dtype), self.head.bias.to(dtype))[:, 0]
+            return F.linear(hidden.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 class ValueLoss(LossModule):  # type: ignore[misc]
