@@ -24,7 +24,7 @@ def embedded(setup: AgentSetup) -> Agent:
 
     setup_torch(seed=setup.seed, threads=setup.threads, deterministic=True)
     model = load_model(setup.config.path)
-    check_context(model, setup.env)
+    check_context(model.config, setup.env)
     return EmbeddedAgent(model, setup.tokenizer)
 
 

@@ -34,12 +34,20 @@ class FreeSlots:
     """
 
     def __init__(
-        self, feeder: Feeder, recorder: Recorder, agent: Agent, *, env: EnvConfig, num_slots: int, sampling: Sampling
+        self,
+        feeder: Feeder,
+        recorder: Recorder,
+        agent: Agent,
+        *,
+        env: EnvConfig,
+        num_slots: int,
+        sampling: Sampling,
+        first_session: int = 0,
     ) -> None:
         settings = env.model_dump()
         self._envs = [MathToolEnv(feeder=feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)]
         self._recorder, self._agent = recorder, agent
-        self._asker = Asker(agent, env, sampling)
+        self._asker = Asker(agent, env, sampling, first_session=first_session)
         self._news: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._stop = Cancel()
         self._threads: list[threading.Thread] = []
@@ -92,7 +100,7 @@ class FreeSlots:
                 generation = Generation.aborted()
             if self._stop.cancelled:
                 return
-            self._recorder.add(request.session, generation)
+            self._recorder.add(env.ticket.index, generation)
             observation, _, terminated, truncated, _ = env.step(generation.token_ids)
             ended = terminated or truncated
         self._news.put(None)

@@ -5,8 +5,10 @@ step ``i // tickets_per_step`` and is admitted while that is at most ``version +
 sample of a step comes from the one version that the step trains (on-policy); with ``s`` above 0 the episodes of the
 next ``s`` steps begin before their step's update.
 
-The gate bounds memory too. A step takes ``tickets_per_step`` trajectories and raises the version by one, so at any
-moment at most ``(1 + staleness) * tickets_per_step`` admitted tickets are being played or wait for the trainer.
+A step that needs more than its share (dynamic sampling) admits more tickets, which moves those of all later steps.
+
+The gate bounds memory too. A step takes what was admitted for it and raises the version by one, so at any moment at
+most ``(1 + staleness) * tickets_per_step`` admitted tickets are being played or wait for the trainer.
 
 Waiting here rather than in ``reset`` matters: TorchRL resets before it delivers the finished episode.
 """
@@ -33,12 +35,13 @@ class Gate:
     Args:
         tickets_per_step: tickets of one training step.
         staleness: how many steps ahead of the version a ticket may be.
-        num_tickets: tickets of the whole run, none of which are admitted behind; ``None`` for no end.
+        num_tickets: tickets of the whole run beside the further ones; none are admitted behind. ``None`` for no end.
     """
 
     def __init__(self, *, tickets_per_step: int, staleness: int = 0, num_tickets: int | None = None) -> None:
         self._tickets_per_step, self._staleness, self._num_tickets = tickets_per_step, staleness, num_tickets
         self._limit = 0
+        self._extra = 0
         self._closed = False
         self._changed = threading.Condition()
 
@@ -62,11 +65,23 @@ class Gate:
             if self._closed:
                 raise Stopped
 
+    @property
+    def extra(self) -> int:
+        """Tickets that were admitted by :meth:`admit_more`, so far."""
+        return self._extra
+
     def set_version(self, version: int) -> None:
         """The policy was updated ``version`` times: admit what that allows, all at once."""
         limit = (version + 1 + self._staleness) * self._tickets_per_step
         with self._changed:
-            self._limit = limit if self._num_tickets is None else min(limit, self._num_tickets)
+            self._limit = self._extra + (limit if self._num_tickets is None else min(limit, self._num_tickets))
+            self._changed.notify_all()
+
+    def admit_more(self, num_tickets: int) -> None:
+        """Admit further tickets under the version that is."""
+        with self._changed:
+            self._extra += num_tickets
+            self._limit += num_tickets if self._limit else 0
             self._changed.notify_all()
 
     def close(self) -> None:

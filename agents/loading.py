@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from retool_env.config import EnvConfig
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["check_context", "load_model", "save_checkpoint", "setup_torch"]
+__all__ = ["check_context", "load_config", "load_model", "save_checkpoint", "setup_torch"]
 
 # Copied as they are: loading and saving a tokenizer through transformers may replace its rules by those that its model
 # type usually has (5.12 does so for every Qwen2).
@@ -48,8 +48,7 @@ def load_model(path: str) -> PreTrainedModel:
     Raises:
         UsageError: there is no checkpoint.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise UsageError(f"{path!r} is no checkpoint: no config.json there; give a Hugging Face model folder")
+    load_config(path)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -78,9 +77,24 @@ def save_checkpoint(
             extra(temporary)
 
 
-def check_context(model: PreTrainedModel, env: EnvConfig) -> None:
+def load_config(path: str) -> PretrainedConfig:
+    """The configuration of the model of a checkpoint folder.
+
+    Raises:
+        UsageError: there is no checkpoint.
+    """
+    if not (Path(path) / "config.json").is_file():
+        raise UsageError(f"{path!r} is no checkpoint: no config.json there; give a Hugging Face model folder")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    return config
+
+
+def check_context(config: PretrainedConfig, env: EnvConfig) -> None:
     """Refuse an episode that is longer than what the model can attend to."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and env.max_context_tokens > limit:
         raise UsageError(
             f"env.max_context_tokens={env.max_context_tokens}: the model has {limit} positions; "

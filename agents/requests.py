@@ -29,6 +29,7 @@ def make_request(
     stop: tuple[str, ...],
     sampling: Sampling,
     group: int = 0,
+    first_session: int = 0,
     messages: Sequence[Message] = (),
     tools: Sequence[ToolSpec] = (),
 ) -> Request:
@@ -37,6 +38,7 @@ def make_request(
     Args:
         sampling_seed: of the episode.
         group: of the episode.
+        first_session: sessions and groups are counted from here, to tell kinds of episodes apart in one engine.
         messages: the episode as a conversation, and its tools: only for agents that read them.
     """
     turn = int(observation["turn"][0])
@@ -46,8 +48,8 @@ def make_request(
         stop=stop,
         sampling=sampling,
         seed=derive(sampling_seed, "turn", turn),
-        session=int(observation["ticket"][0]),
-        group=group,
+        session=first_session + int(observation["ticket"][0]),
+        group=first_session + group,
         turn=turn,
         messages=tuple(messages),
         tools=tuple(tools),
@@ -57,11 +59,11 @@ def make_request(
 class Asker:
     """Makes the requests for one agent and one kind of environment; thread-safe."""
 
-    def __init__(self, agent: Agent, env: EnvConfig, sampling: Sampling) -> None:
+    def __init__(self, agent: Agent, env: EnvConfig, sampling: Sampling, *, first_session: int = 0) -> None:
         self._reads = bool(getattr(agent, "reads_messages", False))
         self._tools = tool_specs(env) if self._reads else ()
         self._stop = make_dialect(env.dialect, instructions=env.instructions).stop
-        self._sampling = sampling
+        self._sampling, self._first_session = sampling, first_session
 
     def request(self, env: MathToolEnv, observation: Observation) -> Request:
         """The request for the next turn of the episode that runs in ``env``."""
@@ -71,6 +73,7 @@ class Asker:
             stop=self._stop,
             sampling=self._sampling,
             group=env.ticket.group,
+            first_session=self._first_session,
             messages=conversation(env.episode, self._tools) if self._reads else (),
             tools=self._tools,
         )

@@ -34,16 +34,25 @@ class Slots:
     Args:
         feeder: its ``on_end`` must be the recorder's ``finish``.
         num_slots: environments, i.e. episodes in flight.
+        first_session: of the engine's sessions.
     """
 
     def __init__(
-        self, feeder: Feeder, recorder: Recorder, agent: Agent, *, env: EnvConfig, num_slots: int, sampling: Sampling
+        self,
+        feeder: Feeder,
+        recorder: Recorder,
+        agent: Agent,
+        *,
+        env: EnvConfig,
+        num_slots: int,
+        sampling: Sampling,
+        first_session: int = 0,
     ) -> None:
         settings = env.model_dump()
         self._envs = [MathToolEnv(feeder=feeder, slot=s, num_slots=num_slots, **settings) for s in range(num_slots)]
         self._observations: list[Observation | None] = [None] * num_slots
         self._recorder, self._agent = recorder, agent
-        self._asker = Asker(agent, env, sampling)
+        self._asker = Asker(agent, env, sampling, first_session=first_session)
 
     def run(self, first: int, count: int) -> Iterator[list[Trajectory]]:
         """Play tickets ``first .. first + count - 1``; yields what each round finished, in ticket order.
@@ -100,6 +109,7 @@ def play(
     num_slots: int = 64,
     sampling: Sampling | None = None,
     skip: Collection[int] = (),
+    first_session: int = 0,
     on_round: Callable[[list[Trajectory]], Any] | None = None,
 ) -> list[Trajectory]:
     """Play ``num_episodes`` episodes and return the new trajectories in ticket order.
@@ -107,6 +117,7 @@ def play(
     Args:
         num_slots: episodes in flight.
         skip: tickets that have been played already.
+        first_session: of the engine's sessions; another one for episodes that run beside others in the same engine.
         on_round: called in this thread with trajectories as they are finished (progress bars, files).
     """
     recorder = Recorder()
@@ -123,7 +134,8 @@ def play(
     num_slots = max(1, min(num_slots, num_episodes))
     kind = Slots if batched else FreeSlots
     trajectories: list[Trajectory] = []
-    with closing(kind(feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling or Sampling())) as slots:
+    settings = {"env": env, "num_slots": num_slots, "sampling": sampling or Sampling(), "first_session": first_session}
+    with closing(kind(feeder, recorder, agent, **settings)) as slots:
         for finished in slots.run(0, num_episodes) if isinstance(slots, Slots) else slots.run():
             trajectories += finished
             if on_round is not None:

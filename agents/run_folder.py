@@ -9,7 +9,7 @@ tensorboard/            the same numbers for TensorBoard (written by trainers)
 checkpoints/NAME/       model and tokenizer in Hugging Face format
 ======================  ==================================================================
 
-Keys that start with ``time/`` are time fields: they differ between runs of one seed, everything else does not.
+Time fields (:func:`is_time`) differ between runs of one seed, everything else does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from retool_env.config import Config
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["RunFolder", "read_metrics"]
+__all__ = ["RunFolder", "is_time", "read_metrics"]
 
 Value = float | int | str | None
 
@@ -90,6 +90,11 @@ class RunFolder:
         rows = [row for row in read_metrics(path) if keep(str(row["phase"]), int(str(row["step"])))]
         with atomic(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def is_time(key: str) -> bool:
+    """Whether a metric measures time."""
+    return key.startswith(("timing_s/", "perf/"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:

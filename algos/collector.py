@@ -35,7 +35,7 @@ from torchrl.envs import GymWrapper
 from torchrl.modules.inference_server import InferenceTransport
 
 from agents.base import Generation, Request
-from agents.gate import Stopped
+from agents.gate import Gate, Stopped
 from agents.recorder import Recorder
 from agents.requests import Asker
 from algos import specs as _specs  # noqa: F401  TorchRL learns the environment's spaces
@@ -129,6 +129,7 @@ class CollectorRollouts:
     Args:
         make_feeder: from the listener to the feeder; with a shared row unless the scheduler is in lock-step.
         scheduler: where the threads' turns are generated.
+        gate: the scheduler's.
         asker: makes the requests.
         groups_per_step: complete groups that a step takes.
     """
@@ -137,6 +138,7 @@ class CollectorRollouts:
         self,
         make_feeder: Callable[[OnEnd], Feeder],
         scheduler: Scheduler,
+        gate: Gate,
         asker: Asker,
         *,
         env: EnvConfig,
@@ -147,7 +149,7 @@ class CollectorRollouts:
         self._feeder = make_feeder(recorder.finish)
         self._buffer = GroupBuffer(self._feeder.group_size)
         self._unchecked: dict[int, NDArray[np.int64]] = {}  # ids by ticket, until the collector has yielded them too
-        self._scheduler = scheduler
+        self._scheduler, self._gate = scheduler, gate
         self._groups_per_step = groups_per_step
         settings = env.model_dump()
         # Kept here, because shutting the collector down does not close them.
@@ -174,10 +176,12 @@ class CollectorRollouts:
         )
 
     def collect(self, step: int) -> list[Trajectory]:
-        self._scheduler.serve(self._enough)
-        if self._failure is not None:
-            raise self._failure
-        return self._buffer.take(self._groups_per_step)
+        return self._take(self._groups_per_step)
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        self._gate.admit_more(num_groups * self._feeder.group_size)
+        self._scheduler.poke()
+        return self._take(num_groups)
 
     def set_version(self, version: int) -> None:
         self._scheduler.set_version(version)
@@ -189,10 +193,11 @@ class CollectorRollouts:
         feeder = FeederState.model_validate(self._feeder.state_dict())
         # Episodes go on ending meanwhile. Asked in this order the buffer holds at least what the feeder calls finished.
         waiting = [t for t in self._buffer.waiting() if feeder.is_finished(t.ticket)]
-        return RolloutState(feeder=feeder, waiting=tuple(t.to_json() for t in waiting))
+        return RolloutState(feeder=feeder, waiting=tuple(t.to_json() for t in waiting), extra=self._gate.extra)
 
     def load_state_dict(self, state: RolloutState) -> None:
         assert not self._drain.is_alive(), "episodes have begun already"
+        self._gate.admit_more(state.extra)
         if state.feeder is not None:
             self._feeder.load_state_dict(state.feeder.model_dump())
         for line in state.waiting:
@@ -210,8 +215,11 @@ class CollectorRollouts:
         for made in self._envs:
             made.close()
 
-    def _enough(self) -> bool:
-        return self._buffer.num_complete >= self._groups_per_step
+    def _take(self, num_groups: int) -> list[Trajectory]:
+        self._scheduler.serve(lambda: self._buffer.num_complete >= num_groups)
+        if self._failure is not None:
+            raise self._failure
+        return self._buffer.take(num_groups)
 
     def _finished(self, trajectory: Trajectory) -> None:
         """An episode ended; called in its environment's thread, before that waits for anything again."""

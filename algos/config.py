@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from agents.base import Sampling
 from agents.config import AgentConfig
-from algos.advantages import ADVANTAGES
+from algos.algo_config import AlgoConfig
+from algos.policy.config import PolicyOptions
 from retool_env.config import Config, EnvConfig, ProblemsConfig
-from retool_env.errors import did_you_mean
 from retool_env.sources.traces import TracePhase
 
 __all__ = [
     "AlgoConfig",
+    "ClusterConfig",
     "DemoConfig",
     "ModelConfig",
     "OptimConfig",
@@ -40,12 +41,18 @@ class OptimConfig(Config):
         betas: of the two moments.
         weight_decay: decoupled.
         max_grad_norm: gradients are scaled down to this norm.
+        warmup_steps: training steps over which the learning rate rises to ``lr``.
+        schedule: what it does afterwards: ``constant``, ``linear`` or ``cosine`` to ``lr_floor`` at the last step.
+        lr_floor: share of ``lr`` that is left at the end.
     """
 
     lr: PositiveFloat = 3e-4
     betas: tuple[Share, Share] = (0.9, 0.95)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
+    warmup_steps: NonNegativeInt = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_floor: float = Field(default=0.1, ge=0, le=1)
 
 
 class TinyModelConfig(Config):
@@ -70,16 +77,43 @@ class TinyModelConfig(Config):
     rope_theta: PositiveFloat = 500.0
 
 
-class ModelConfig(Config):
+class ModelConfig(PolicyOptions):
     """The policy.
 
     Attributes:
         path: checkpoint folder in Hugging Face format; ``null`` for a new tiny model with random weights.
         tiny: shape of the new model.
+        lora: train adapters (``{r: 16, alpha: 32, dropout: 0.05}``); ``null`` for all weights.
+        gradient_checkpointing: compute activations again in the backward pass.
+        compute_dtype: ``float32``, ``bfloat16`` or ``float16``; the weights that are trained are float32 always.
+        attention: implementation as transformers names it; ``null`` for the model's default.
+        parallel: how it lies on the ranks that ``torchrun`` started.
     """
 
     path: str | None = None
     tiny: TinyModelConfig = TinyModelConfig()
+
+
+class ClusterConfig(Config):
+    """The machines that ``retool plan`` and a dry run reckon with; a real run takes those that ``torchrun`` gives it.
+
+    Attributes:
+        gpus: of the trainer, on all machines together.
+        nodes: machines that these are on.
+        gpu_memory_gb: GiB of one of them.
+        engine_share: share of each that SGLang servers on the same GPUs hold (their ``--mem-fraction-static``).
+    """
+
+    gpus: PositiveInt = 1
+    nodes: PositiveInt = 1
+    gpu_memory_gb: PositiveFloat = 80.0
+    engine_share: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _alike(self) -> ClusterConfig:
+        if self.gpus % self.nodes:
+            raise ValueError(f"gpus={self.gpus} on nodes={self.nodes}: every machine has equally many; set a multiple")
+        return self
 
 
 class PeriodicEvalConfig(Config):
@@ -131,6 +165,7 @@ class SftConfig(Config):
     Attributes:
         out: run folder.
         resume: with a finished checkpoint in ``out``: only evaluate it.
+        dry_run: check configuration, data and shards without weights, and write nothing; see :mod:`algos.dry_run`.
         seed: of weights, data and order.
         threads: of torch; ``null`` for all cores.
         deterministic: same seed, same bits.
@@ -138,15 +173,15 @@ class SftConfig(Config):
         traces: what it is trained on.
         batch_tokens: tokens of one optimizer step, padding included.
         window: traces within which rows are sorted by length and shuffled.
-        warmup_steps: of the learning rate.
-        lr_floor: share of the learning rate that is left at the end.
         optim: the optimizer.
         eval: evaluation at the end; ``eval.every`` counts optimizer steps.
         env: the environment whose episodes the traces are.
+        cluster: for plans and dry runs.
     """
 
     out: str = "runs/sft"
     resume: bool = False
+    dry_run: bool = False
     seed: int = 0
     threads: PositiveInt | None = None
     deterministic: bool = True
@@ -154,50 +189,10 @@ class SftConfig(Config):
     traces: TracesConfig = TracesConfig()
     batch_tokens: PositiveInt = 1024
     window: PositiveInt = 512
-    warmup_steps: NonNegativeInt = 50
-    lr_floor: float = Field(default=0.1, ge=0, le=1)
-    optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01)
+    optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01, warmup_steps=50, schedule="cosine")
     eval: PeriodicEvalConfig = PeriodicEvalConfig(every=0)
     env: EnvConfig = EnvConfig()
-
-
-class AlgoConfig(Config):
-    """Group Relative Policy Optimization and its relatives.
-
-    Attributes:
-        advantage: ``grpo``, ``dr_grpo`` or ``rloo``.
-        steps: training steps; each collects, trains and raises the policy version by one.
-        prompts_per_step: problems of one step.
-        group_size: samples per problem.
-        updates_per_step: optimizer steps on the samples of one step.
-        clip_low: lower clip distance of the ratio.
-        clip_high: upper clip distance.
-        micro_batch_tokens: tokens of one forward pass, padding included.
-        max_failed_share: of a step's episodes; when sandbox, engine or verifier fail more often, the run stops.
-        mask_tool_tokens: off: train on the interpreter's tokens too (an ablation).
-    """
-
-    advantage: str = "grpo"
-    steps: PositiveInt = 100
-    prompts_per_step: PositiveInt = 20
-    group_size: int = Field(default=8, ge=2)
-    updates_per_step: PositiveInt = 1
-    clip_low: PositiveFloat = 0.2
-    clip_high: PositiveFloat = 0.28
-    micro_batch_tokens: PositiveInt = 4096
-    max_failed_share: float = Field(default=0.3, ge=0, le=1)
-    mask_tool_tokens: bool = True
-
-    @field_validator("advantage")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in ADVANTAGES:
-            raise ValueError(f"unknown{did_you_mean(name, ADVANTAGES)}")
-        return name
-
-    @property
-    def tickets_per_step(self) -> int:
-        return self.prompts_per_step * self.group_size
+    cluster: ClusterConfig = ClusterConfig()
 
 
 class SyncConfig(Config):
@@ -284,7 +279,11 @@ class TrainConfig(Config):
         threads: of torch; ``null`` for all cores.
         deterministic: same seed, same bits.
         resume: go on from the last checkpoint in ``out``.
+        dry_run: check configuration, data and shards without weights, and write nothing; see :mod:`algos.dry_run`.
         save_every: steps between checkpoints; the last step is always saved. 0 for only that one.
+        keep_last: checkpoints on the way that stay; ``null`` for all.
+        keep_best: also keep the one with the best ``eval/accuracy``, as ``checkpoints/best``.
+        async_save: write checkpoints behind the trainer's back, from a copy in the memory of the CPU.
         log_trajectories: episodes of each step that are written to the run folder.
         model: the policy to start from.
         agent: who samples: ``embedded``, the model itself in this process, or ``sglang``, servers of the same model.
@@ -295,6 +294,7 @@ class TrainConfig(Config):
         optim: the optimizer.
         eval: evaluation during training.
         env: the environment.
+        cluster: for plans and dry runs.
     """
 
     out: str = "runs/train"
@@ -302,7 +302,11 @@ class TrainConfig(Config):
     threads: PositiveInt | None = None
     deterministic: bool = True
     resume: bool = False
+    dry_run: bool = False
     save_every: NonNegativeInt = 20
+    keep_last: PositiveInt | None = None
+    keep_best: bool = False
+    async_save: bool = False
     log_trajectories: NonNegativeInt = 8
     model: ModelConfig = ModelConfig()
     agent: AgentConfig = AgentConfig()
@@ -313,15 +317,34 @@ class TrainConfig(Config):
     optim: OptimConfig = OptimConfig()
     eval: PeriodicEvalConfig = PeriodicEvalConfig()
     env: EnvConfig = EnvConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _the_parts_fit(self) -> TrainConfig:
+        if self.algo.kl.refresh_every and self.model.lora is not None:
+            raise ValueError(
+                "algo.kl.refresh_every with model.lora: the reference is the model without its adapters; set "
+                "algo.kl.refresh_every=0, or train all weights"
+            )
+        if self.algo.layout == "shared" and self.model.parallel.sequence > 1:
+            raise ValueError("algo.layout=shared with model.parallel.sequence > 1: take algo.layout=packed or sorted")
+        if self.algo.layout == "shared" and self.model.gradient_checkpointing:
+            raise ValueError(
+                "algo.layout=shared needs the KV cache that model.gradient_checkpointing switches off; drop one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sampled_as_scored(self) -> TrainConfig:
-        """The trainer scores the whole distribution, divided by the temperature, and nothing else."""
+        """Engines report log-probabilities of the whole distribution. Those of a part of it the trainer computes
+        itself, with the weights that the step starts from."""
         sampling = self.rollout.sampling
-        if sampling.temperature == 0 or sampling.top_p < 1 or sampling.top_k:
+        if sampling.temperature == 0:
+            raise ValueError("rollout.sampling.temperature=0: there is nothing to learn from greedy samples; set it > 0")
+        if (sampling.top_p < 1 or sampling.top_k) and (self.rollout.staleness or self.rollout.replay):
             raise ValueError(
-                f"rollout.sampling={sampling}: training needs temperature > 0, top_p=1 and top_k=0, because the "
-                "trainer scores the whole distribution"
+                f"rollout.sampling={sampling}: with top_p < 1 or top_k > 0 the samples have to come from the weights "
+                "that are trained; set rollout.staleness=0 and no replay, or top_p=1 and top_k=0"
             )
         return self
 

@@ -12,29 +12,15 @@ every trained token was sampled by the very weights that the step's first update
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
-from algos.advantages import ADVANTAGES
-from algos.batch import Sample
 from retool_env.trajectory import Trajectory
 
-__all__ = ["GroupBuffer", "GroupStats", "samples_of", "withhold"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupStats:
-    """What became of the groups of one step."""
-
-    num_groups: int
-    num_zero_spread: int
-    num_dropped: int
-    num_excluded: int
+__all__ = ["GroupBuffer", "differs", "split", "withhold"]
 
 
 class GroupBuffer:
@@ -81,6 +67,16 @@ class GroupBuffer:
         return sorted(group for group, members in self._groups.items() if len(members) == self.group_size)
 
 
+def split(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """The groups of trajectories that are in ticket order."""
+    return [list(members) for _, members in itertools.groupby(trajectories, key=lambda t: t.group)]
+
+
+def differs(group: Sequence[Trajectory]) -> bool:
+    """Whether some scored members are right and others wrong: what dynamic sampling looks for (DAPO, 2503.14476)."""
+    return len({t.record.correct for t in group if t.scored}) > 1
+
+
 def withhold(
     group: Sequence[Trajectory], *, version: int, max_age: int, versions: Literal["any", "same"] = "any"
 ) -> list[Trajectory]:
@@ -103,45 +99,3 @@ def withhold(
 def _versions(trajectory: Trajectory) -> set[int]:
     """Of the tokens that a policy sampled; what was written has none."""
     return set(trajectory.transcript.policy_version.tolist()) - {-1}
-
-
-def samples_of(
-    groups: Iterable[Sequence[Trajectory]], *, advantage: str, mask_tool_tokens: bool
-) -> tuple[list[Sample], GroupStats]:
-    """Training samples of complete groups.
-
-    Args:
-        groups: without the members that are withheld.
-        advantage: name in :data:`algos.advantages.ADVANTAGES`.
-        mask_tool_tokens: off, the interpreter's tokens are trained on as if the policy had written them. An ablation,
-            to be looked at rather than used.
-    """
-    samples: list[Sample] = []
-    counts = {"num_groups": 0, "num_zero_spread": 0, "num_dropped": 0, "num_excluded": 0}
-    for group in groups:
-        counts["num_groups"] += 1
-        members = [t for t in group if t.scored]
-        counts["num_excluded"] += len(group) - len(members)
-        rewards = np.array([t.record.reward for t in members], dtype=np.float64)
-        if len(members) < 2:
-            counts["num_dropped"] += 1
-        elif np.ptp(rewards) == 0:
-            counts["num_zero_spread"] += 1
-        else:
-            values = ADVANTAGES[advantage](rewards)
-            samples += [_sample(t, float(v), mask_tool_tokens) for t, v in zip(members, values, strict=True)]
-    return samples, GroupStats(**counts)
-
-
-def _sample(trajectory: Trajectory, advantage: float, mask_tool_tokens: bool) -> Sample:
-    transcript = trajectory.transcript
-    trained = np.isfinite(transcript.logprobs)
-    if not mask_tool_tokens:
-        trained = np.arange(len(transcript)) >= transcript.prompt_length
-    return Sample(
-        token_ids=transcript.token_ids,
-        trained=trained,
-        behaviour_logprobs=transcript.logprobs,
-        advantage=advantage,
-        order=trajectory.ticket,
-    )

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from algos.batch import Layout, Sample
-from algos.scorer import Scorer, per_token
+from algos.per_token import per_token
+from algos.policy.parts import causal_lm, is_recomputed
+from algos.policy.sharding import compute_device
+from algos.policy.ulysses import PREFIX
+from algos.scorer import Scorer
 from retool_env.errors import UsageError
 
 __all__ = ["check_layout", "check_scorer"]
@@ -23,39 +27,43 @@ LENGTHS = (11, 6, 9)
 COMMON = 4  # ids that all sequences begin with
 
 
-def check_layout(model: PreTrainedModel, *, layout: Layout, max_tokens: int) -> None:
+def check_layout(model: nn.Module, *, layout: Layout, max_tokens: int) -> None:
     """Refuse a layout that this model would be slow in.
 
     Raises:
         UsageError: packing more than 512 tokens for attention that builds a mask of ``total x total`` for it, or
             shared prompts with gradient checkpointing.
     """
-    attention = model.config._attn_implementation
+    attention = causal_lm(model).config._attn_implementation.removeprefix(PREFIX)
     if layout == "packed" and attention in MASKED_KERNELS and max_tokens > MOST_MASKED:
         raise UsageError(
             f"layout=packed with {attention!r} attention builds a mask of {max_tokens} x {max_tokens}; use "
             "layout=sorted, another attention (flash_attention_2, flex_attention), or at most "
             f"{MOST_MASKED} tokens per micro-batch"
         )
-    if layout == "shared" and model.is_gradient_checkpointing:
+    if layout == "shared" and is_recomputed(model):
         raise UsageError("layout=shared needs the KV cache that gradient checkpointing switches off; drop one of them")
 
 
-def check_scorer(model: PreTrainedModel, *, layout: Layout) -> None:
+def check_scorer(model: nn.Module, *, layout: Layout, precise: bool = True) -> None:
     """Score random tokens in the layout and compare with the model's own logits of each sequence alone.
+
+    Args:
+        precise: it computes in the type of its weights.
 
     Raises:
         UsageError: they differ.
     """
-    samples = _samples(int(model.get_output_embeddings().weight.shape[0]))
+    inner = causal_lm(model)
+    samples = _samples(int(inner.config.vocab_size))
     scorer = Scorer(model, share_prompts=layout == "shared")
     scored = per_token(scorer, samples, max_tokens=sum(LENGTHS), layout=layout)
-    precise = model.dtype in (torch.float32, torch.float64)
     worst = max(_difference(model, sample, row) for sample, row in zip(samples, scored, strict=True))
-    if not worst <= (1e-3 if precise else 0.1):
+    exact = precise and inner.dtype in (torch.float32, torch.float64)
+    if not worst <= (1e-3 if exact else 0.1):
         raise UsageError(
             f"layout={layout}: log-probabilities are off by {worst:.2g} from the model's own logits "
-            f"({type(model).__name__}, {model.config._attn_implementation!r} attention): the head is no plain linear "
+            f"({type(inner).__name__}, {inner.config._attn_implementation!r} attention): the head is no plain linear "
             "map, or sequences see each other; try layout=sorted"
         )
 
@@ -76,8 +84,8 @@ def _samples(vocab_size: int) -> list[Sample]:
 
 
 @torch.no_grad()
-def _difference(model: PreTrainedModel, sample: Sample, scored: np.typing.NDArray[np.float32]) -> float:
-    ids = torch.from_numpy(sample.token_ids).to(model.device)[None]
+def _difference(model: nn.Module, sample: Sample, scored: np.typing.NDArray[np.float32]) -> float:
+    ids = torch.from_numpy(sample.token_ids).to(compute_device(model))[None]
     logprobs = model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
     own = logprobs.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()
     return float(np.abs(own - scored[1:]).max())

@@ -1,106 +1,162 @@
 """One training step: from trajectories to new weights that the engine samples from.
 
-Groups are scored, what must not be trained on is left out and counted, and ``algo.updates_per_step`` optimizer steps
-follow. How new weights reach the engine is behind :class:`algos.sync.base.WeightSync`.
+In order: what must not be trained on is left out and counted; values and reference are scored where the advantage reads
+them; advantages; the trainer's own and the reference's log-probabilities where the loss reads them; then
+``algo.epochs`` passes of ``algo.minibatches`` optimizer steps. How new weights reach the engine is behind
+:class:`algos.sync.base.WeightSync`.
+
+On several ranks every rank comes here with all trajectories of the step and trains on its share of them, so that
+advantages, denominators and the plan of the batches are those of one process.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-import torch
+from torch import nn
 
-from algos.batch import Sample, micro_batches, token_mean_weight
+from algos.actor_critic import ActorCritic
+from algos.batch import Sample
 from algos.config import TrainConfig
-from algos.groups import samples_of, withhold
-from algos.losses import PolicyLoss
-from algos.metrics import age_metrics, rollout_metrics
+from algos.credit import Scored, credit, scored_samples
+from algos.groups import differs, split, withhold
+from algos.losses import select_covariant
+from algos.metrics import Metrics, age_metrics, rollout_metrics
+from algos.policy.world import World
+from algos.per_token import per_token
 from algos.sync.base import WeightSync
+from algos.timing import Timing
+from algos.update import update
+from algos.value import explained_variance
 from retool_env.errors import InfrastructureError
+from retool_env.seeding import derive
 from retool_env.trajectory import Trajectory
 
-__all__ = ["learn", "select", "stop_if_broken"]
+__all__ = ["Learner", "select", "stop_if_broken"]
+
+Kind = Literal["values", "reference_logprobs", "proximal_logprobs"]
+STAGES: Final[dict[Kind, str]] = {
+    "values": "values",
+    "reference_logprobs": "ref",
+    "proximal_logprobs": "old_log_prob",
+}
 
 
-def learn(
-    loss: PolicyLoss,
-    optimizer: torch.optim.Optimizer,
-    trajectories: Sequence[Trajectory],
-    config: TrainConfig,
-    *,
-    step: int,
-    sync: WeightSync | None = None,
-) -> dict[str, float]:
-    """Train on the trajectories of a step, and publish version ``step + 1``.
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """Trains one step after the other.
 
-    Args:
-        trajectories: whole groups, in ticket order.
-        step: the version that is trained.
+    Attributes:
+        parts: what learns.
+        config: of the run.
+        world: the ranks.
         sync: brings the weights to the engine; ``None`` when there is none.
-
-    Returns:
-        The step's metrics.
-
-    Raises:
-        InfrastructureError: more episodes failed than ``algo.max_failed_share``.
     """
-    stop_if_broken(trajectories, config.algo.max_failed_share)
-    samples, metrics = select(trajectories, config, step=step)
-    return metrics | _update(loss, optimizer, samples, config, version=step + 1, sync=sync)
+
+    parts: ActorCritic
+    config: TrainConfig
+    world: World
+    sync: WeightSync | None = None
+
+    def learn(self, trajectories: Sequence[Trajectory], *, step: int, timing: Timing | None = None) -> Metrics:
+        """Train on the trajectories of a step, and publish version ``step + 1``.
+
+        Args:
+            trajectories: whole groups, in ticket order; on every rank all of them.
+            step: the version that is trained.
+            timing: gets the stages.
+
+        Returns:
+            The step's metrics.
+
+        Raises:
+            InfrastructureError: more episodes failed than ``algo.max_failed_share``.
+        """
+        stop_if_broken(trajectories, self.config.algo.max_failed_share)
+        timing = timing or Timing()
+        lr = self.parts.set_progress(step, self.config)
+        with timing.stage("adv"):
+            samples, metrics = self.samples(trajectories, step=step, timing=timing)
+        metrics |= {
+            "actor/lr": lr,
+            "num_samples": float(len(samples)),
+            "num_tokens/trained": float(sum(sample.num_trained for sample in samples)),
+        }
+        metrics |= update(self.parts, samples, self.config, self.world, step=step, sync=self.sync, timing=timing)
+        every = self.config.algo.kl.refresh_every
+        if self.parts.reference is not None and every and (step + 1) % every == 0:
+            self.parts.reference.refresh()
+        return metrics
+
+    def samples(
+        self, trajectories: Sequence[Trajectory], *, step: int, timing: Timing
+    ) -> tuple[list[Sample], Metrics]:
+        """What a step trains on, with everything that the losses read, and the metrics of all that it took."""
+        algo, sampling = self.config.algo, self.config.rollout.sampling
+        scored = select(trajectories, self.config, step=step)
+        # Without a nucleus the engine's log-probabilities are those of what it sampled from; with one they have to be
+        # computed here.
+        restricted = sampling.top_p < 1 or sampling.top_k > 0
+        before = [
+            *(["values"] if algo.needs_critic else []),
+            *(["reference_logprobs"] if algo.kl.reward_coef else []),
+            *(["proximal_logprobs"] if restricted else []),
+        ]
+        ready = self._score(scored.samples, before, timing)  # type: ignore[arg-type]
+        if restricted:
+            ready = [replace(s, behaviour_logprobs=s.proximal_logprobs, proximal_logprobs=None) for s in ready]
+        rows, more = credit(replace(scored, samples=ready), algo)
+        behind = [
+            *(["reference_logprobs"] if algo.kl.penalty() else []),
+            *(["proximal_logprobs"] if algo.needs_proximal else []),
+        ]
+        rows = self._score(rows, behind, timing)  # type: ignore[arg-type]
+        if algo.selects_tokens and rows:
+            seed = derive(self.config.seed, "covariance", step)
+            rows = select_covariant(rows, share=algo.covariance.share, band=algo.covariance.band, seed=seed)
+        if algo.needs_critic and rows:
+            more["critic/vf_explained_var"] = explained_variance(rows)
+        return rows, scored.metrics | more
+
+    def _score(self, samples: Sequence[Sample], kinds: Sequence[Kind], timing: Timing) -> list[Sample]:
+        """The samples with these arrays, each rank having scored its share."""
+        modules: dict[Kind, nn.Module | None] = {
+            "values": self.parts.critic.critic if self.parts.critic else None,
+            "reference_logprobs": self.parts.reference,
+            "proximal_logprobs": self.parts.scorer,
+        }
+        algo, out = self.config.algo, list(samples)
+        for kind in kinds if out else ():
+            module = modules[kind]
+            assert module is not None, f"{kind} has a module"
+            with timing.stage(STAGES[kind]):
+                rows = per_token(
+                    module, out, max_tokens=algo.micro_batch_tokens, layout=algo.layout, world=self.world
+                )
+            out = [replace(sample, **{kind: row}) for sample, row in zip(out, rows, strict=True)]
+        return out
 
 
-def select(
-    trajectories: Sequence[Trajectory], config: TrainConfig, *, step: int
-) -> tuple[list[Sample], dict[str, float]]:
-    """What a step trains on, and the metrics of everything that it took.
+def select(trajectories: Sequence[Trajectory], config: TrainConfig, *, step: int) -> Scored:
+    """The scored samples that a step may train on, and the metrics of everything that it took.
 
     Args:
         trajectories: whole groups, in ticket order.
         step: the version that is trained.
     """
     algo, rollout = config.algo, config.rollout
-    groups = [list(members) for _, members in itertools.groupby(trajectories, key=lambda t: t.group)]
-    may_train = [
-        withhold(group, version=step, max_age=rollout.staleness, versions=rollout.group_versions) for group in groups
+    groups = [
+        withhold(group, version=step, max_age=rollout.staleness, versions=rollout.group_versions)
+        for group in split(trajectories)
     ]
-    samples, stats = samples_of(may_train, advantage=algo.advantage, mask_tool_tokens=algo.mask_tool_tokens)
-    kept = [trajectory for group in may_train for trajectory in group]
-    metrics = rollout_metrics(trajectories) | age_metrics(kept, version=step)
-    return samples, metrics | {
-        "groups/total": float(stats.num_groups),
-        "groups/zero_spread": float(stats.num_zero_spread),
-        "groups/dropped": float(stats.num_dropped),
-        "groups/excluded_samples": float(stats.num_excluded),
-        "groups/withheld_samples": float(len(trajectories) - len(kept)),
-    }
-
-
-def _update(
-    loss: PolicyLoss,
-    optimizer: torch.optim.Optimizer,
-    samples: Sequence[Sample],
-    config: TrainConfig,
-    *,
-    version: int,
-    sync: WeightSync | None,
-) -> dict[str, float]:
-    """All updates of a step. Nothing samples from weights between two versions: the guard is held from the first
-    optimizer step until the new version is published."""
-    metrics: dict[str, float] = {}
-    with contextlib.ExitStack() as guard:
-        for number in range(config.algo.updates_per_step if samples else 0):
-            updated = _gradients(loss, optimizer, samples, config)
-            if number == 0 and sync is not None:
-                guard.enter_context(sync.guard())
-            optimizer.step()
-            # The gap between trainer and engine is measured before anything changed, so the first update's is kept.
-            metrics |= updated if number == 0 else {k: v for k, v in updated.items() if k != "logprob_gap/max"}
-        if sync is not None:
-            sync.publish(version)
-    return metrics
+    kept = [trajectory for group in groups for trajectory in group]
+    scored = scored_samples([g for g in groups if differs(g)] if algo.resample_rounds else groups, algo)
+    metrics = rollout_metrics(trajectories) | age_metrics(kept, version=step) | scored.metrics
+    metrics |= {"groups/total": float(len(groups)), "groups/withheld_samples": float(len(trajectories) - len(kept))}
+    return replace(scored, metrics=metrics)
 
 
 def stop_if_broken(trajectories: Sequence[Trajectory], max_share: float) -> None:
@@ -112,27 +168,3 @@ def stop_if_broken(trajectories: Sequence[Trajectory], max_share: float) -> None
             f"{failed.total()} of {len(trajectories)} episodes of this step failed ({causes}), more than "
             f"algo.max_failed_share={max_share:g}; repair it and go on with resume=true"
         )
-
-
-def _gradients(
-    loss: PolicyLoss, optimizer: torch.optim.Optimizer, samples: Sequence[Sample], config: TrainConfig
-) -> dict[str, float]:
-    """Clipped gradients of the loss over all samples, in place of those that were there; returns the metrics."""
-    weight = token_mean_weight(samples)
-    optimizer.zero_grad()
-    rows = []
-    for batch in micro_batches(samples, max_tokens=config.algo.micro_batch_tokens, weight=weight):
-        out = loss(batch)
-        out["loss_objective"].backward()
-        rows.append(out.detach())
-    norm = torch.nn.utils.clip_grad_norm_(loss.scorer.parameters(), config.optim.max_grad_norm)
-    return {
-        "actor/loss": sum(float(row["loss_objective"]) for row in rows),
-        "actor/entropy": sum(float(row["entropy"]) for row in rows),
-        "actor/ppo_kl": sum(float(row["kl_approx"]) for row in rows),
-        "actor/pg_clipfrac": sum(float(row["clip_fraction"]) for row in rows),
-        "actor/grad_norm": float(norm),
-        "logprob_gap/max": max(float(row["logprob_gap"]) for row in rows),
-        "num_samples": float(len(samples)),
-        "num_tokens/trained": 1 / weight,
-    }

@@ -1,7 +1,8 @@
 """Numbers of a training step, computed from its trajectories; names follow verl where it has one.
 
-``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. A family that did not occur
-in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards.
+``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. ``response_length`` is of all
+tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote. A family that
+did not occur in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, pstdev
 
 from agents.stats import summarise
+from algos.filters import CUT_BY_LENGTH
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.record import RewardPart
 from retool_env.trajectory import Trajectory
 from retool_env.verifier import Verdict
 
-__all__ = ["age_metrics", "eval_metrics", "rollout_metrics"]
+__all__ = ["Metrics", "age_metrics", "eval_metrics", "rollout_metrics"]
 
 Metrics = dict[str, float]
 
@@ -28,12 +30,20 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
     metrics: Metrics = {
         **_mean_and_std("reward", [t.record.reward for t in scored if t.record.reward is not None]),
         **_mean("accuracy/mean", scored, lambda t: float(t.record.correct)),
-        **_mean("num_tool_calls/mean", scored, lambda t: t.record.num_tool_calls),
-        **_mean("num_turns/mean", scored, lambda t: 1 + len(t.transcript.spans) - 1),
-        **_mean("response_length/mean", scored, lambda t: t.record.num_action_tokens),
+        **_range("critic/score", scored, lambda t: t.record.reward or 0.0),
+        **_mean("tool_use/mean", scored, lambda t: float(t.record.num_tool_calls > 0)),
+        **_range("tool_call_counts", scored, lambda t: t.record.num_tool_calls),
+        **_range("num_turns", scored, lambda t: len(t.transcript.spans)),
+        **_range("prompt_length", scored, lambda t: t.transcript.prompt_length),
+        **_range("response_length", scored, lambda t: len(t.transcript) - t.transcript.prompt_length),
+        **_mean("response_length/clip_ratio", scored, lambda t: float(t.record.outcome in CUT_BY_LENGTH)),
+        **_mean("num_action_tokens/mean", scored, lambda t: t.record.num_action_tokens),
+        **_mean("void_turns/mean", scored, lambda t: t.record.num_void_turns),
+        **_range("timing_s/agent_loop/tool_calls", scored, lambda t: sum(c.wall_seconds for c in t.record.calls)),
         **_mean("answered/mean", scored, lambda t: float(t.record.outcome is Outcome.ANSWERED)),
         **_mean("verifier/symbolic", judged, lambda t: float(_verdict(t).method == "symbolic")),
         **_mean("verifier/timeouts", judged, lambda t: float(_verdict(t).reason in ("timeout", "crash"))),
+        "num_episodes": float(len(trajectories)),
         "num_failed": float(sum(t.record.outcome.failed for t in trajectories)),
         "num_unscored": float(len(trajectories) - len(scored)),
     }
@@ -65,6 +75,11 @@ def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
 
 def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> Metrics:
     return {name: fmean(value(row) for row in rows)} if rows else {}
+
+
+def _range(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> Metrics:
+    values = [float(value(row)) for row in rows]
+    return {f"{name}/mean": fmean(values), f"{name}/max": max(values), f"{name}/min": min(values)} if rows else {}
 
 
 def _verdict(trajectory: Trajectory) -> Verdict:

@@ -3,7 +3,9 @@
 ========  =============================================  ==================================================
 agent     sync                                           what travels
 ========  =============================================  ==================================================
-embedded  shared                                         nothing: the engine reads the trainer's tensors
+embedded  shared                                         nothing: the engine reads the trainer's tensors, or, when
+                                                         these are sharded, cast or have adapters, a copy on the
+                                                         first rank
 sglang    disk (the default), tensor, group              see :mod:`algos.sync.transports`
 ========  =============================================  ==================================================
 
@@ -18,15 +20,19 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from agents.base import Engine
 from agents.embedded import EmbeddedAgent
+from agents.loading import load_model
 from agents.registry import AgentSetup, make_agent
 from agents.sglang import SGLangAgent
 from algos.config import TrainConfig
+from algos.policy.world import World
 from algos.rollouts import Rollouts
-from algos.sync.base import EveryWeights, SharedWeights, WeightSync
+from algos.sync.base import CopiedWeights, EveryWeights, SharedWeights, WeightSync
 from algos.sync.servers import ServerWeights
 from algos.sync.transports import BroadcastTransport, DiskTransport, TensorTransport, Transport
 from retool_env.config import EnvConfig
@@ -41,25 +47,28 @@ PROBE: Final = "What is 12 * 34? Think first, then give the answer."
 
 @dataclass(frozen=True, kw_only=True)
 class Player:
-    """Who plays episodes.
+    """Who plays episodes, as one rank sees it.
 
     Attributes:
-        engine: samples.
+        engine: samples; ``None`` on all ranks but the first.
         env: the environment, with the model's tokenizer.
-        sync: brings it new weights.
+        sync: brings the engine new weights; every rank takes part.
     """
 
-    engine: Engine
+    engine: Engine | None
     env: EnvConfig
     sync: WeightSync
 
     def close(self) -> None:
         """End the engine; servers go on running."""
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
 
-def make_player(config: TrainConfig, env: EnvConfig, model: PreTrainedModel, *, version: int) -> Player:
+def make_player(config: TrainConfig, env: EnvConfig, model: nn.Module, world: World, *, version: int) -> Player:
     """The player that ``config.agent`` and ``config.sync`` ask for, with ``model``'s weights under ``version``.
+
+    Every rank must call this.
 
     Raises:
         UsageError: an agent that has no weights to change, or a way of sending them that it does not have.
@@ -68,25 +77,22 @@ def make_player(config: TrainConfig, env: EnvConfig, model: PreTrainedModel, *, 
     kind = config.sync.kind or ("shared" if config.agent.name == "embedded" else "disk")
     if config.agent.name == "embedded":
         if kind != "shared" or config.agent.path:
-            raise UsageError("agent=embedded trains with the trainer's own tensors: leave out sync.kind and agent.path")
-        engine = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
-        engine.set_version(version)
-        return Player(engine=engine, env=env, sync=SharedWeights(engine))
-    setup = AgentSetup(config=config.agent, env=env, source=open_source(**config.problems.model_dump()))
-    agent = make_agent(setup)
-    if not isinstance(agent, SGLangAgent):
-        raise UsageError(
-            f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
-            "agent=embedded or agent=sglang"
-        )
-    if kind == "shared":
-        raise UsageError("sync.kind=shared needs agent=embedded; servers take disk, tensor or group")
-    sync = _server_weights(config, agent, model, _transport(kind, config))
+            raise UsageError("agent=embedded trains with the trainer's own weights: leave out sync.kind, agent.path")
+        engine, sync = _embedded(config, env, model, world)
+    else:
+        if config.agent.name != "sglang":
+            raise UsageError(
+                f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
+                "agent=embedded or agent=sglang"
+            )
+        if kind == "shared":
+            raise UsageError("sync.kind=shared needs agent=embedded; servers take disk, tensor or group")
+        engine, sync = _servers(config, env, model, world, _transport(kind, config))
     sync.publish(version)
-    return Player(engine=agent, env=env, sync=sync)
+    return Player(engine=engine, env=env, sync=sync)
 
 
-def with_workers(player: Player, rollouts: Rollouts, model: PreTrainedModel, *, version: int) -> Player:
+def with_workers(player: Player, rollouts: Rollouts | None, model: nn.Module, *, version: int) -> Player:
     """The player whose weights also reach the engines that Ray workers hold themselves."""
     from algos.ray_rollouts import RayRollouts, RayWeights
 
@@ -97,11 +103,34 @@ def with_workers(player: Player, rollouts: Rollouts, model: PreTrainedModel, *, 
     return Player(engine=player.engine, env=player.env, sync=EveryWeights((player.sync, workers)))
 
 
-def _server_weights(
-    config: TrainConfig, agent: SGLangAgent, model: PreTrainedModel, transport: Transport
-) -> ServerWeights:
-    probe = np.array(agent.tokenizer.encode(PROBE), dtype=np.int64) if config.sync.probe else None
-    return ServerWeights(agent, model, transport, probe=probe, tolerance=config.sync.tolerance)
+def _embedded(
+    config: TrainConfig, env: EnvConfig, model: nn.Module, world: World
+) -> tuple[EmbeddedAgent | None, WeightSync]:
+    """An engine on the trainer's own tensors where these are whole and of the type that generates, else on a copy."""
+    options = config.model
+    if isinstance(model, PreTrainedModel) and not isinstance(model, FSDPModule):
+        engine = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
+        return engine, SharedWeights(engine)
+    if not world.is_main:
+        return None, CopiedWeights(None, model)
+    assert options.path is not None, "train() sees to it"
+    copy = load_model(options.path).to(world.device, getattr(torch, options.compute_dtype)).requires_grad_(False)
+    engine = EmbeddedAgent(copy, load_tokenizer(env.tokenizer))
+    return engine, CopiedWeights(engine, model)
+
+
+def _servers(
+    config: TrainConfig, env: EnvConfig, model: nn.Module, world: World, transport: Transport
+) -> tuple[SGLangAgent | None, WeightSync]:
+    tokenizer = load_tokenizer(env.tokenizer)
+    probe = np.array(tokenizer.encode(PROBE), dtype=np.int64) if config.sync.probe else None
+    agent = None
+    if world.is_main:
+        setup = AgentSetup(config=config.agent, env=env, source=open_source(**config.problems.model_dump()))
+        made = make_agent(setup)
+        assert isinstance(made, SGLangAgent)
+        agent = made
+    return agent, ServerWeights(agent, model, transport, probe=probe, tolerance=config.sync.tolerance)
 
 
 def _transport(kind: str, config: TrainConfig) -> Transport:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from agents.base import Agent, Sampling
 from agents.recorder import Recorder
@@ -37,12 +37,14 @@ class RolloutState(BaseModel):
         feeder: which tickets are finished; ``None`` when nothing is played.
         waiting: finished trajectories that no step has taken yet, a line of JSON each. Episodes that were not finished
             are played again from their tickets.
+        extra: tickets that steps took beyond their share.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     feeder: FeederState | None = None
     waiting: tuple[str, ...] = ()
+    extra: NonNegativeInt = 0
 
 
 class Rollouts(Protocol):
@@ -54,6 +56,10 @@ class Rollouts(Protocol):
         Raises:
             UsageError: a mistake of the user that shows only now.
         """
+        ...
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        """Further groups for the step that was collected last, from the same version; none where nothing is played."""
         ...
 
     def set_version(self, version: int) -> None:
@@ -98,21 +104,31 @@ class PlainRollouts:
         recorder = Recorder()
         self._feeder = make_feeder(recorder.finish)
         self._slots = Slots(self._feeder, recorder, agent, env=env, num_slots=num_slots, sampling=sampling)
-        self._tickets_per_step = tickets_per_step
+        self._tickets_per_step, self._extra, self._next = tickets_per_step, 0, 0
 
     def collect(self, step: int) -> list[Trajectory]:
-        rounds = self._slots.run(step * self._tickets_per_step, self._tickets_per_step)
-        return sorted((t for finished in rounds for t in finished), key=lambda trajectory: trajectory.ticket)
+        self._next = step * self._tickets_per_step + self._extra
+        return self._play(self._tickets_per_step)
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        self._extra += num_groups * self._feeder.group_size
+        return self._play(num_groups * self._feeder.group_size)
 
     def set_version(self, version: int) -> None:
         """Nothing waits for a version here."""
 
     def state_dict(self) -> RolloutState:
-        return RolloutState.model_validate({"feeder": self._feeder.state_dict()})
+        return RolloutState.model_validate({"feeder": self._feeder.state_dict(), "extra": self._extra})
 
     def load_state_dict(self, state: RolloutState) -> None:
+        self._extra = state.extra
         if state.feeder is not None:
             self._feeder.load_state_dict(state.feeder.model_dump())
 
     def close(self) -> None:
         self._slots.close()
+
+    def _play(self, num_tickets: int) -> list[Trajectory]:
+        rounds = self._slots.run(self._next, num_tickets)
+        self._next += num_tickets
+        return sorted((t for finished in rounds for t in finished), key=lambda trajectory: trajectory.ticket)

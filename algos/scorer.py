@@ -4,7 +4,7 @@ One forward of the backbone, then the LM head on the trained positions only (:mo
 recomputed in the backward pass), so that logits of the whole batch never exist at once. The log-probability of token
 ``t`` comes from the logits at ``t - 1``, divided by the temperature, and with ``top_p`` or ``top_k`` renormalised on
 what these leave. Engines report the whole distribution (:mod:`agents.base`), so a policy that samples from a part of
-the vocabulary cannot take its behaviour's log-probabilities from them; :func:`per_token` gives them.
+the vocabulary cannot take its behaviour's log-probabilities from them; :func:`algos.per_token.per_token` gives them.
 
 Batches are padded on the right, or packed with positions that restart. Causal attention cannot look at what comes
 behind, so padding needs no attention mask, and packed sequences are told apart by their positions; both only without
@@ -19,22 +19,18 @@ in a layout is not believed but tried: :func:`algos.isolation.check_scorer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from algos.batch.layout import Layout, micro_batches, plan
-from algos.batch.sample import Sample
 from algos.head import HeadSpec, score_tokens
 from algos.policy.parts import causal_lm, is_recomputed
-from algos.policy.sharding import compute_device, inside
+from algos.policy.sharding import inside
 from algos.policy.ulysses import slice_of
 from retool_env.errors import UsageError
 
-__all__ = ["Scorer", "per_token", "read_states"]
+__all__ = ["Scorer", "read_states"]
 
 Scores = tuple[torch.Tensor, ...]
 
@@ -174,28 +170,3 @@ def _common_columns(token_ids: torch.Tensor) -> int:
     """Leading columns in which all rows agree; at least one column is left."""
     same = (token_ids == token_ids[:1]).all(0)[:-1]
     return int(same.long().cumprod(0).sum())
-
-
-@torch.no_grad()
-def per_token(
-    module: nn.Module,
-    samples: Sequence[Sample],
-    *,
-    max_tokens: int,
-    layout: Layout = "sorted",
-) -> list[NDArray[np.float32]]:
-    """What a scorer or critic says about the samples: ``[num_tokens]`` each, in their order, NaN where not trained.
-
-    For log-probabilities of the proximal and the reference policy, and for values, before an update.
-    """
-    out = [np.full(len(sample), np.nan, dtype=np.float32) for sample in samples]
-    device = compute_device(module)
-    parts = plan(samples, max_tokens=max_tokens, layout=layout)
-    for part, batch in zip(parts, micro_batches(samples, max_tokens=max_tokens, layout=layout), strict=True):
-        batch = batch.to(device)
-        result = module(batch["token_ids"], batch["trained"], batch.get("position_ids"))
-        values = (result if isinstance(result, torch.Tensor) else result[0]).float().cpu().numpy()
-        sequence = batch["sequence_ids"][batch["trained"]].cpu().numpy()
-        for k, index in enumerate(part):
-            out[index][samples[index].trained] = values[sequence == k]
-    return out

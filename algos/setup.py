@@ -45,6 +45,7 @@ def make_rollouts(config: TrainConfig, env: EnvConfig, agent: Agent) -> Rollouts
     return CollectorRollouts(
         _feeder_maker(config, shared=isinstance(scheduler, FreeRun)),
         scheduler,
+        gate,
         Asker(agent, env, rollout.sampling),
         env=env,
         num_slots=num_slots,

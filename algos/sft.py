@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,14 +22,18 @@ from tensordict import TensorDict
 from transformers import PreTrainedModel
 
 from agents.embedded import EmbeddedAgent
-from agents.loading import check_context, load_model, save_checkpoint, setup_torch
+from agents.loading import check_context, load_config, load_model, save_checkpoint, setup_torch
 from agents.run_folder import RunFolder, read_metrics
+from algos.actor_critic import make_optimizer
 from algos.batch import Sample, micro_batches
 from algos.config import SftConfig
+from algos.dry_run import dry_run
+from algos.evaluation import evaluate
 from algos.logger import RunLogger
+from algos.losses import SftLoss
+from algos.schedule import lr_factor
 from algos.scorer import Scorer
 from algos.tiny import make_tiny
-from algos.train import evaluate, make_optimizer
 from retool_env.config import EnvConfig
 from retool_env.data.recordings import read_recordings
 from retool_env.dialects import Dialect, make_dialect
@@ -45,20 +48,23 @@ from retool_env.sources.arithmetic import ArithmeticSource
 from retool_env.sources.traces import arithmetic_traces
 from retool_env.tokenizer import load_tokenizer
 
-__all__ = ["cosine", "sample_of", "sft", "sft_batches", "sft_step"]
+__all__ = ["sample_of", "sft", "sft_batches", "sft_step"]
 
 LOG_EVERY = 50
 _log = logging.getLogger(__name__)
 
 
 def sft(config: SftConfig) -> Path:
-    """Run ``retool sft``; returns the folder of the checkpoint.
+    """Run ``retool sft``; returns the folder of the checkpoint, or where it would be after a dry run.
 
     Raises:
         UsageError: a file or value that cannot work; nothing has been trained then.
     """
     setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
     _check(config)
+    if config.dry_run:
+        env = config.env.model_copy(update={"tokenizer": config.model.path})
+        return dry_run(config, env, lambda: trace_samples(config, env)[0])
     run = RunFolder(config.out, config, resume=config.resume)
     done = run.checkpoint("final") if run.checkpoint("final").is_dir() else None
     start = str(done) if done else config.model.path
@@ -86,7 +92,7 @@ def _check(config: SftConfig) -> None:
     if config.traces.path is not None and not Path(config.traces.path).is_file():
         raise UsageError(f"traces.path={config.traces.path!r}: no such file; make it with `retool data sft`")
     if config.model.path is not None:
-        check_context(load_model(config.model.path), config.env)
+        check_context(load_config(config.model.path), config.env)
     elif config.env.max_context_tokens > config.model.tiny.max_positions:
         raise UsageError(
             f"env.max_context_tokens={config.env.max_context_tokens}: the tiny model has "
@@ -118,22 +124,22 @@ def _loop(
     samples: Iterable[Sample],
     total: int,
 ) -> None:
-    optimizer = make_optimizer(model, config.optim)
-    scorer = Scorer(model)
+    optimizer = make_optimizer(model.parameters(), config.optim)
+    loss = SftLoss(Scorer(model))
     agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
     batches = sft_batches(samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
     model.train()
     begun, seen, losses = time.perf_counter(), 0, []
     for step, batch in enumerate(batches):
         progress = seen / total
-        factor = cosine(progress, step, warmup_steps=config.warmup_steps, floor=config.lr_floor)
+        factor = lr_factor(config.optim, step, progress=progress)
         optimizer.param_groups[0]["lr"] = config.optim.lr * factor
-        losses.append(sft_step(scorer, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
+        losses.append(sft_step(loss, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
         seen += len(batch)
         logger.advance(seen, f"loss {losses[-1]:.3f}")
         if (step + 1) % LOG_EVERY == 0 or seen == total:
             row = {"loss": sum(losses) / len(losses), "lr": config.optim.lr * factor, "traces": float(seen)}
-            logger.log("train", step + 1, row | {"time/elapsed_s": time.perf_counter() - begun})
+            logger.log("train", step + 1, row | {"timing_s/elapsed": time.perf_counter() - begun})
             losses = []
         if config.eval.every and (step + 1) % config.eval.every == 0:
             agent.set_version(step + 1)
@@ -210,29 +216,18 @@ def sft_batches(samples: Iterable[Sample], *, max_tokens: int, window: int, seed
 
 
 def _shuffled(rows: list[Sample], max_tokens: int, seed: int) -> list[TensorDict]:
-    batches = micro_batches(rows, max_tokens=max_tokens, weight=1.0)
+    batches = micro_batches(rows, max_tokens=max_tokens)
     for batch in batches:
         batch["weights"] = batch["weights"] / batch["trained"].sum().clamp_min(1)
     random.Random(seed).shuffle(batches)
     return batches
 
 
-def sft_step(scorer: Scorer, optimizer: torch.optim.Optimizer, batch: TensorDict, *, max_grad_norm: float) -> float:
+def sft_step(loss: SftLoss, optimizer: torch.optim.Optimizer, batch: TensorDict, *, max_grad_norm: float) -> float:
     """One optimizer step; returns the mean negative log-likelihood per trained token."""
-    logprobs, _ = scorer(batch["token_ids"], batch["trained"])
-    loss = -(logprobs * batch["weights"][batch["trained"]]).sum()
     optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(scorer.parameters(), max_grad_norm)
+    out = loss(batch)
+    out["loss_objective"].backward()
+    torch.nn.utils.clip_grad_norm_(loss.parameters(), max_grad_norm)
     optimizer.step()
-    return float(loss.detach())
-
-
-def cosine(progress: float, step: int, *, warmup_steps: int, floor: float) -> float:
-    """Learning-rate factor: linear warm-up times a cosine from 1 to ``floor`` over ``progress`` in [0, 1].
-
-    >>> [round(cosine(p, 1000, warmup_steps=50, floor=0.1), 2) for p in (0.0, 0.5, 1.0)]
-    [1.0, 0.55, 0.1]
-    """
-    warm = min(1.0, (step + 1) / max(1, warmup_steps))
-    return warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return float(out["loss_objective"].detach())

@@ -129,13 +129,17 @@ class StoredRollouts:
         path = _file(self._folder, step)
         trajectories = list(read_trajectories(path))
         sizes = [len(list(members)) for _, members in itertools.groupby(trajectories, key=lambda t: t.group)]
-        if sizes != [self._header.group_size] * self._header.prompts_per_step:
+        if set(sizes) != {self._header.group_size} or len(sizes) < self._header.prompts_per_step:
             raise UsageError(
                 f"{path}: {len(trajectories)} trajectories in {len(sizes)} groups are not the "
                 f"{self._header.prompts_per_step} groups of {self._header.group_size} of a step; "
                 "the file was changed, take it from where it was written"
             )
         return trajectories
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        """What a step took is in its file, further groups included."""
+        return []
 
     def set_version(self, version: int) -> None:
         """Nothing is sampled here."""

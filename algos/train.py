@@ -1,7 +1,10 @@
 """The training loop: collect, score groups, update, let the gate go on.
 
 One step is ``prompts_per_step`` problems with ``group_size`` samples each. Everything random derives from the seed and
-a ticket number; in deterministic mode two runs of one seed differ in ``time/`` fields only.
+a ticket number; in deterministic mode two runs of one seed differ in time fields only.
+
+Under ``torchrun`` every rank runs this. The first one also plays, evaluates, logs and writes files; what has to be done
+together (gathering weights, scoring, updates, checkpoints) is.
 
 How new weights reach the engine is behind :class:`algos.sync.base.WeightSync`: requests in flight are held only around
 the optimizer's step and the new version, so with staleness above 0 an engine that runs elsewhere samples while the
@@ -10,139 +13,218 @@ trainer trains.
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import PreTrainedModel
+from torch import nn
 
-from agents.base import Agent, Sampling
-from agents.loading import check_context, load_model, setup_torch
-from agents.rollout import play
+from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder
-from agents.stats import summarise
-from algos import checkpoint
-from algos.checkpoint import Position
-from algos.config import OptimConfig, PeriodicEvalConfig, TrainConfig
-from algos.learn import learn
+from algos.actor_critic import make_actor_critic
+from algos.alarms import Alarms
+from algos.checkpoint import Checkpoints, Position, drop_behind
+from algos.config import TrainConfig
+from algos.dry_run import dry_run
+from algos.evaluation import evaluate
+from algos.isolation import check_layout, check_scorer
+from algos.learn import Learner
 from algos.logger import RunLogger
-from algos.losses import PolicyLoss
-from algos.metrics import eval_metrics
+from algos.metrics import Metrics
 from algos.players import Player, make_player, with_workers
+from algos.policy.world import World
 from algos.rollouts import Rollouts
-from algos.scorer import Scorer
 from algos.setup import make_rollouts, open_store, replay_rollouts
+from algos.shared_rollouts import SharedRollouts, collect
 from algos.store import RolloutStore
+from algos.timing import Timing
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
 from retool_env.envs.toolbox import tool_specs
 from retool_env.errors import UsageError
-from retool_env.files import atomic
 from retool_env.rewards import describe, make_reward
 from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory, append_trajectories
 
-__all__ = ["evaluate", "learn", "make_optimizer", "make_rollouts", "train"]
+__all__ = ["make_rollouts", "train"]
+
+TIMEOUT_S = 24 * 3600.0
+"""How long ranks wait for the first one, which may be playing long episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What the loop works with."""
+    """What the loop works with; ``logger`` and ``store`` are the first rank's."""
 
     config: TrainConfig
-    model: PreTrainedModel
-    optimizer: torch.optim.Optimizer
+    world: World
+    learner: Learner
     rollouts: Rollouts
-    store: RolloutStore | None
+    checkpoints: Checkpoints
     player: Player | None
+    logger: RunLogger | None
+    store: RolloutStore | None
+    alarms: Alarms
 
 
 def train(config: TrainConfig) -> Path:
-    """Run ``retool train``; returns the folder of the last checkpoint.
+    """Run ``retool train``; returns the folder of the last checkpoint, or where it would be after a dry run.
 
     Raises:
         UsageError: a file or value that cannot work; nothing has been trained then.
         InfrastructureError: too many episodes of a step failed; ``resume=true`` goes on from the last checkpoint.
     """
+    setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
+    config = _with_steps(config)
+    env = _checked(config)
+    if config.dry_run:
+        return dry_run(config, env)
+    replayed = replay_rollouts(config) if config.rollout.replay is not None else None
+    with contextlib.ExitStack() as stack:
+        world = World.join(sequence_parallel=config.model.parallel.sequence, timeout_s=TIMEOUT_S)
+        stack.callback(world.leave)
+        run = _open_run(config, world)
+        _run(config, env, run, replayed, world, stack)
+    return Path(config.out) / "checkpoints" / "final"
+
+
+def _with_steps(config: TrainConfig) -> TrainConfig:
+    """With ``algo.steps`` counted, where passes over the problems are given instead."""
+    algo = config.algo
+    if algo.num_epochs is None:
+        return config
+    size = open_source(**config.problems.model_dump()).size
+    if size is None:
+        raise UsageError(
+            f"algo.num_epochs={algo.num_epochs:g}: problems={config.problems.name} never ends; set algo.steps, or "
+            "problems.size"
+        )
+    steps = math.ceil(algo.num_epochs * size / algo.prompts_per_step)
+    return config.model_copy(update={"algo": algo.model_copy(update={"steps": steps})})
+
+
+def _checked(config: TrainConfig) -> EnvConfig:
+    """Refuse what cannot work before anything is written; the environment with the model's tokenizer."""
     if config.model.path is None:
         raise UsageError("model.path is not set; give the checkpoint to start from, e.g. one of retool sft")
-    setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
     env = config.env.model_copy(update={"tokenizer": config.model.path})
-    check_context(load_model(config.model.path), env)
+    check_context(load_config(config.model.path), env)
     if config.rollout.replay is None:
         for problems in (config.problems, config.eval.problems):
             check_prompts(open_source(**problems.model_dump()), env)
-    replayed = replay_rollouts(config) if config.rollout.replay is not None else None
-    run = RunFolder(config.out, config, resume=config.resume)
-    last = checkpoint.last_checkpoint(run)
-    model = load_model(str(last or config.model.path))
-    optimizer = make_optimizer(model, config.optim)
-    position = checkpoint.load(last, optimizer)
-    player = None if replayed else make_player(config, env, model, version=position.step)
-    rollouts = replayed if player is None else make_rollouts(config, env, player.engine)
-    assert rollouts is not None
-    try:
-        rollouts.load_state_dict(position.rollouts)
-        if player is not None:
-            player = with_workers(player, rollouts, model, version=position.step)
-        checkpoint.drop_behind(run, position.step, trajectories_per_step=_num_logged(config))
-        job = _Job(
-            config=config,
-            model=model,
-            optimizer=optimizer,
-            rollouts=rollouts,
-            store=open_store(config, run.path, first=position.step),
-            player=player,
-        )
-        with RunLogger(run, total=config.algo.steps, label="train", first=position.step) as logger:
-            _loop(job, logger, first_step=position.step)
-    finally:
-        rollouts.close()
-        if player is not None:
-            player.close()
-    return run.checkpoint("final")
+    return env
+
+
+def _open_run(config: TrainConfig, world: World) -> RunFolder | None:
+    """The first rank's; what it refuses, all refuse."""
+    run, error = None, None
+    if world.is_main:
+        try:
+            run = RunFolder(config.out, config, resume=config.resume)
+        except UsageError as refused:
+            error = refused
+    error = world.from_main(error)
+    if error is not None:
+        raise error
+    return run
+
+
+def _run(
+    config: TrainConfig,
+    env: EnvConfig,
+    run: RunFolder | None,
+    replayed: Rollouts | None,
+    world: World,
+    stack: contextlib.ExitStack,
+) -> None:
+    parts = make_actor_critic(config, world)
+    _check_layout(config, parts.scorer.model, world)
+    checkpoints = Checkpoints(Path(config.out), config, parts, world)
+    stack.callback(checkpoints.close)
+    position = checkpoints.load()
+    player = None if replayed else make_player(config, env, parts.model, world, version=position.step)
+    if player is not None:
+        stack.callback(player.close)
+    own = replayed
+    if player is not None and player.engine is not None:
+        own = make_rollouts(config, env, player.engine)
+    rollouts = SharedRollouts(own if world.is_main else None, world)
+    stack.callback(rollouts.close)
+    rollouts.load_state_dict(position.rollouts)
+    if player is not None:
+        player = with_workers(player, own, parts.model, version=position.step)
+    logger = None
+    if run is not None:
+        drop_behind(run, position.step, trajectories_per_step=_num_logged(config))
+        logger = stack.enter_context(RunLogger(run, total=config.algo.steps, label="train", first=position.step))
+    job = _Job(
+        config=config,
+        world=world,
+        learner=Learner(parts=parts, config=config, world=world, sync=player.sync if player else None),
+        rollouts=rollouts,
+        checkpoints=checkpoints,
+        player=player,
+        logger=logger,
+        store=open_store(config, run.path, first=position.step) if run is not None else None,
+        alarms=Alarms(has_tools=bool(env.tools), tolerance=_tolerance(config)),
+    )
+    _loop(job, first_step=position.step)
+
+
+def _check_layout(config: TrainConfig, model: nn.Module, world: World) -> None:
+    algo = config.algo
+    check_layout(model, layout=algo.layout, max_tokens=algo.micro_batch_tokens)
+    if world.num_sequence_ranks == 1:
+        check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
+
+
+def _tolerance(config: TrainConfig) -> float:
+    """Of log-probabilities between engine and trainer: one set of kernels in one precision agrees to 1e-4."""
+    exact = config.agent.name == "embedded" and config.model.compute_dtype == "float32"
+    return 1e-4 if exact else config.sync.tolerance
 
 
 def _num_logged(config: TrainConfig) -> int:
     return min(config.log_trajectories, config.algo.tickets_per_step)
 
 
-def make_optimizer(model: PreTrainedModel, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters."""
-    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-
-
-def _loop(job: _Job, logger: RunLogger, *, first_step: int) -> None:
-    config, algo, player = job.config, job.config.algo, job.player
-    scorer = Scorer(job.model, temperature=config.rollout.sampling.temperature)
-    loss = PolicyLoss(scorer, clip_low=algo.clip_low, clip_high=algo.clip_high)
-    job.model.eval()  # no dropout: the ratio compares with what the engine sampled without it
-    _introduce(job, logger)
-    if first_step < algo.steps:
+def _loop(job: _Job, *, first_step: int) -> None:
+    config, steps = job.config, job.config.algo.steps
+    if job.logger is not None:
+        _introduce(job, job.logger)
+    if first_step < steps:
         job.rollouts.set_version(first_step)
-    for step in range(first_step, algo.steps):
-        if config.eval.every and step % config.eval.every == 0 and player is not None:
-            evaluate(player.engine, player.env, config.eval, logger, step=step)
-        start = time.perf_counter()
-        trajectories = job.rollouts.collect(step)
+    for step in range(first_step, steps):
+        if config.eval.every and step % config.eval.every == 0:
+            _evaluate(job, step)
+        timing = Timing()
+        with timing.stage("gen"):
+            trajectories = collect(job.rollouts, config.algo, step=step)
         if job.store is not None:
             job.store.write(step, trajectories)
-        collected = time.perf_counter()
-        metrics = learn(loss, job.optimizer, trajectories, config, step=step, sync=player.sync if player else None)
-        if step + 1 < algo.steps:
+        metrics = job.learner.learn(trajectories, step=step, timing=timing)
+        if step + 1 < steps:
             job.rollouts.set_version(step + 1)
-        metrics |= {"time/rollout_s": collected - start, "time/update_s": time.perf_counter() - collected}
-        logger.log("train", step, metrics)
-        append_trajectories(logger.run.trajectories, trajectories[: _num_logged(config)])
-        logger.advance(step + 1, f"accuracy {metrics.get('accuracy/mean', math.nan):.3f}")
+        num_tokens = sum(len(t.transcript) for t in trajectories)
+        metrics |= timing.metrics(num_tokens=num_tokens, num_ranks=job.world.size)
+        _log(job, step, trajectories, metrics)
         if config.save_every and (step + 1) % config.save_every == 0:
-            _save(job, logger.run, f"step-{step + 1:06d}", step + 1)
-    _save(job, logger.run, "final", algo.steps)
-    if player is not None:
-        evaluate(player.engine, player.env, config.eval, logger, step=algo.steps, final=True)
+            _save(job, f"step-{step + 1:06d}", step + 1)
+    _save(job, "final", steps)
+    job.checkpoints.wait()
+    _evaluate(job, steps, final=True)
+
+
+def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metrics) -> None:
+    if job.logger is None:
+        return
+    job.logger.log("train", step, metrics)
+    append_trajectories(job.logger.run.trajectories, trajectories[: _num_logged(job.config)])
+    job.logger.advance(step + 1, f"accuracy {metrics.get('accuracy/mean', math.nan):.3f}")
+    for text in job.alarms.look(metrics):
+        job.logger.say(f"step {step}: [bold]alarm[/bold]: {text}")
 
 
 def _introduce(job: _Job, logger: RunLogger) -> None:
@@ -155,45 +237,17 @@ def _introduce(job: _Job, logger: RunLogger) -> None:
         logger.say(line)
 
 
-def _save(job: _Job, run: RunFolder, name: str, step: int) -> None:
-    assert job.config.model.path is not None
-    position = Position(step=step, rollouts=job.rollouts.state_dict())
-    checkpoint.save(run.checkpoint(name), job.model, job.optimizer, position, tokenizer=job.config.model.path)
+def _save(job: _Job, name: str, step: int) -> None:
+    job.checkpoints.save(name, Position(step=step, rollouts=job.rollouts.state_dict()))
 
 
-def evaluate(
-    agent: Agent,
-    env: EnvConfig,
-    config: PeriodicEvalConfig,
-    logger: RunLogger,
-    *,
-    step: int,
-    final: bool = False,
-) -> None:
-    """Play the held-out problems once at temperature 1; at the end also greedily, and keep the episodes.
-
-    The random streams are the same at every step and for every seed of a run, so stages and seeds are compared on the
-    same draws.
-    """
-    modes = {"sampled": Sampling(temperature=1.0)}
-    if final and config.greedy:
-        modes["greedy"] = Sampling(temperature=0.0)
-    source = open_source(**config.problems.model_dump())
-    assert source.size is not None, "the configuration sees to it that an evaluation ends"
-    for mode, sampling in modes.items():
-        start = time.perf_counter()
-        trajectories = play(
-            source, agent, env=env, num_episodes=source.size, num_slots=config.num_slots, sampling=sampling
-        )
-        seconds = {"time/eval_s": time.perf_counter() - start}
-        logger.log("eval" if mode == "sampled" else "eval_greedy", step, eval_metrics(trajectories) | seconds)
-        if final:
-            _keep(logger.run.eval_file(mode), trajectories)
-        total = summarise(trajectories)[0]
-        logger.say(f"step {step:4d}  {mode:7s}  accuracy {total.accuracy}  tool rate {total.tool_rate}")
-
-
-def _keep(path: Path, trajectories: Sequence[Trajectory]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        append_trajectories(temporary, trajectories)
+def _evaluate(job: _Job, step: int, *, final: bool = False) -> None:
+    """The first rank plays; the others wait."""
+    if job.player is None:
+        return
+    metrics: Metrics = {}
+    if job.player.engine is not None and job.logger is not None:
+        metrics = evaluate(job.player.engine, job.player.env, job.config.eval, job.logger, step=step, final=final)
+    if job.config.keep_best:
+        value = job.world.from_main(metrics.get("eval/accuracy", math.nan))
+        job.checkpoints.keep_best(Position(step=step, rollouts=job.rollouts.state_dict()), value)

@@ -97,7 +97,7 @@ def _checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
     known = _keys(kind, "")
-    mappings = [override for override in overrides if override.partition("=")[0] in known and "{" in override]
+    mappings = [o for o in overrides if o.partition("=")[0].removeprefix("++") in known and "{" in o]
     for override in OverridesParser.create().parse_overrides(mappings):
         if isinstance(replacement := override.value(), dict):
             *sections, last = override.key_or_group.split(".")
@@ -115,10 +115,16 @@ def _store_schema(name: str, kind: type[Config]) -> None:
 
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
-    """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it."""
-    sections = {key.removesuffix(".name") for key in _keys(kind, "") if key.endswith(".name")}
-    parts = [override.partition("=") for override in overrides]
-    return [f"{key}.name={value}" if key in sections else key + equals + value for key, equals, value in parts]
+    """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it. And a free-form mapping
+    may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``)."""
+    known = _keys(kind, "")
+    sections = {key.removesuffix(".name") for key in known if key.endswith(".name")}
+    written = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        forced = "++" if key in known and value.startswith("{") else ""
+        written.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
+    return written
 
 
 def _explain(error: Exception, kind: type[Config]) -> str:

@@ -63,7 +63,8 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown key {key!r}{did_you_mean(path[-1], _fields(kind, path[:-1]))}") from error
         message = first["msg"].removeprefix("Value error, ")
-        value = f"{key}={first['input']!r}: " if path and first["type"] != "missing" else f"{key}: " if path else ""
+        shown = path and first["type"] != "missing" and not isinstance(first["input"], dict)
+        value = f"{key}={first['input']!r}: " if shown else f"{key}: " if path else ""
         raise UsageError(f"{value}{message[:1].lower()}{message[1:]}") from error
 
 

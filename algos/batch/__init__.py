@@ -10,9 +10,9 @@ Left out: who collects the samples of all ranks, and moving batches to a device;
 
 from __future__ import annotations
 
-from algos.batch.layout import LAYOUTS, Layout, balanced, micro_batches, plan, rank_batches
+from algos.batch.layout import LAYOUTS, Layout, balanced, collate, micro_batches, plan, rank_batches, rank_plan
 from algos.batch.sample import Sample
-from algos.batch.weights import AGGREGATIONS, Aggregation, token_mean_weight, weighted
+from algos.batch.weights import AGGREGATIONS, Aggregation, weighted
 
 __all__ = [
     "AGGREGATIONS",
@@ -21,9 +21,10 @@ __all__ = [
     "Layout",
     "Sample",
     "balanced",
+    "collate",
     "micro_batches",
     "plan",
     "rank_batches",
-    "token_mean_weight",
+    "rank_plan",
     "weighted",
 ]

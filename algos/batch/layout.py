@@ -24,28 +24,21 @@ from tensordict import TensorDict
 
 from algos.batch.sample import Sample, dummy, packed, padded
 
-__all__ = ["LAYOUTS", "Layout", "balanced", "micro_batches", "plan", "rank_batches"]
+__all__ = ["LAYOUTS", "Layout", "balanced", "collate", "micro_batches", "plan", "rank_batches", "rank_plan"]
 
 Layout = Literal["sorted", "packed", "shared"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 
-def micro_batches(
-    samples: Sequence[Sample], *, max_tokens: int, weight: float = 1.0, layout: Layout = "sorted"
-) -> list[TensorDict]:
+def micro_batches(samples: Sequence[Sample], *, max_tokens: int, layout: Layout = "sorted") -> list[TensorDict]:
     """The micro-batches of one rank: at most ``max_tokens`` tokens each, padding included, at least one sequence.
-
-    Args:
-        weight: multiplies the samples' own weights.
 
     Returns:
         Tensordicts of batch size ``[num_rows, length]`` with ``token_ids``, ``trained``, ``behaviour_logprobs``,
         ``advantages``, ``weights``, ``sequence_ids`` (which sequence of the batch a token belongs to; -1 for padding)
         and the optional arrays of the samples; ``position_ids`` when packed.
     """
-    collate = packed if layout == "packed" else padded
-    parts = plan(samples, max_tokens=max_tokens, layout=layout)
-    return [collate([samples[k] for k in part], weight) for part in parts]
+    return [collate([samples[k] for k in part], layout) for part in plan(samples, max_tokens=max_tokens, layout=layout)]
 
 
 def rank_batches(
@@ -55,12 +48,18 @@ def rank_batches(
 
     Every rank calls this with all samples of the step, in the same order, and comes to the same plan.
     """
+    parts = rank_plan(samples, rank=rank, num_ranks=num_ranks, max_tokens=max_tokens, layout=layout)
+    return [collate([samples[k] for k in part] or [dummy(samples[0])], layout) for part in parts]
+
+
+def rank_plan(
+    samples: Sequence[Sample], *, rank: int, num_ranks: int, max_tokens: int, layout: Layout = "sorted"
+) -> list[list[int]]:
+    """Indices of the samples of each micro-batch of one rank; empty ones for dummies."""
     shares = balanced(samples, num_ranks)
-    most = max(len(plan([samples[k] for k in share], max_tokens=max_tokens, layout=layout)) for share in shares)
-    mine = [samples[k] for k in shares[rank]]
-    batches = micro_batches(mine, max_tokens=max_tokens, layout=layout)
-    collate = packed if layout == "packed" else padded
-    return batches + [collate([dummy(samples[0])], 1.0) for _ in range(most - len(batches))]
+    plans = [plan([samples[k] for k in share], max_tokens=max_tokens, layout=layout) for share in shares]
+    mine = [[shares[rank][k] for k in part] for part in plans[rank]]
+    return mine + [[] for _ in range(max(map(len, plans)) - len(mine))]
 
 
 def balanced(samples: Sequence[Sample], num_ranks: int) -> list[list[int]]:
@@ -71,6 +70,11 @@ def balanced(samples: Sequence[Sample], num_ranks: int) -> list[list[int]]:
         shares[rank].append(k)
         loads[rank] += len(samples[k])
     return shares
+
+
+def collate(samples: Sequence[Sample], layout: Layout) -> TensorDict:
+    """One micro-batch."""
+    return packed(samples) if layout == "packed" else padded(samples)
 
 
 def plan(samples: Sequence[Sample], *, max_tokens: int, layout: Layout = "sorted") -> list[list[int]]:

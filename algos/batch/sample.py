@@ -64,17 +64,17 @@ class Sample:
 OPTIONAL = tuple(field.name for field in fields(Sample) if field.default is None)
 
 
-def padded(rows: Sequence[Sample], scale: float) -> TensorDict:
+def padded(rows: Sequence[Sample]) -> TensorDict:
     """Right-padded rows of batch size ``[num_rows, length]``; no attention mask is needed, because causal attention
     does not look at what comes behind."""
-    return _collate(rows, (len(rows), max(map(len, rows))), [(k, 0) for k in range(len(rows))], scale)
+    return _collate(rows, (len(rows), max(map(len, rows))), [(k, 0) for k in range(len(rows))])
 
 
-def packed(rows: Sequence[Sample], scale: float) -> TensorDict:
+def packed(rows: Sequence[Sample]) -> TensorDict:
     """All rows behind each other, of batch size ``[1, total]``, with ``position_ids`` that restart in every one."""
     ends = np.cumsum([len(row) for row in rows]).tolist()
     starts = [(0, start) for start in (0, *ends[:-1])]
-    batch = _collate(rows, (1, ends[-1]), starts, scale)
+    batch = _collate(rows, (1, ends[-1]), starts)
     batch["position_ids"] = torch.from_numpy(np.concatenate([np.arange(len(row)) for row in rows]))[None]
     return batch
 
@@ -93,9 +93,7 @@ def dummy(like: Sample) -> Sample:
     )
 
 
-def _collate(
-    rows: Sequence[Sample], shape: tuple[int, int], starts: Sequence[tuple[int, int]], scale: float
-) -> TensorDict:
+def _collate(rows: Sequence[Sample], shape: tuple[int, int], starts: Sequence[tuple[int, int]]) -> TensorDict:
     """Tensors of ``shape`` that hold row k from ``starts[k]`` on."""
     arrays = {
         "token_ids": np.zeros(shape, dtype=np.int64),
@@ -114,7 +112,7 @@ def _collate(
         arrays["trained"][here] = sample.trained
         arrays["behaviour_logprobs"][here] = sample.behaviour_logprobs
         arrays["advantages"][here] = sample.advantage
-        arrays["weights"][here] = sample.trained * (sample.weight * scale)
+        arrays["weights"][here] = sample.trained * sample.weight
         arrays["sequence_ids"][here] = k
         for name in _present(rows):
             arrays[name][here] = getattr(sample, name)

@@ -24,15 +24,10 @@ from typing import Literal, get_args
 from algos.batch.sample import Sample
 from retool_env.errors import UsageError, did_you_mean
 
-__all__ = ["AGGREGATIONS", "Aggregation", "token_mean_weight", "weighted"]
+__all__ = ["AGGREGATIONS", "Aggregation", "weighted"]
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "prompt_mean"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
-
-
-def token_mean_weight(samples: Sequence[Sample]) -> float:
-    """``1/N``, with N the trained tokens of the whole optimizer step."""
-    return 1.0 / max(1, sum(sample.num_trained for sample in samples))
 
 
 def weighted(

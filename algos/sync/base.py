@@ -83,17 +83,22 @@ class CopiedWeights:
     """The embedded engine has a model of its own, which gets a gathered, merged, cast copy.
 
     Args:
-        engine: its model has the architecture of ``model`` and may have another dtype or device.
+        engine: its model has the architecture of ``model`` and may have another dtype or device; ``None`` on all
+            ranks but the first, which only help to gather.
         model: what is trained: sharded, with adapters, or of another dtype.
     """
 
-    def __init__(self, engine: EmbeddedAgent, model: nn.Module) -> None:
+    def __init__(self, engine: EmbeddedAgent | None, model: nn.Module) -> None:
         self._engine, self._model = engine, model
 
     def guard(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def publish(self, version: int) -> None:
+        if self._engine is None:
+            for _ in named_weights(self._model):
+                """Gathering needs all ranks."""
+            return
         with self._engine.paused():
             load_weights(self._engine.model, named_weights(self._model))
             self._engine.set_version(version)

@@ -1,7 +1,7 @@
 """Weights as a folder that a server can load: complete or not there, and never more than a few of them.
 
-``ROOT/v000012`` holds version 12 in Hugging Face format: safetensors in shards with an index, configuration and
-tokenizer. It is written under another name and renamed at the end, so whoever sees it may load it.
+``ROOT/v000012`` holds version 12 in Hugging Face format: safetensors (in shards with an index when they are
+many), configuration and tokenizer. It is written under another name and renamed at the end, so whoever sees it may load it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ def write_weights(
     with atomic(folder) as temporary:
         temporary.mkdir()
         index, total, dtype = _write_shards(temporary, weights, shard_bytes)
-        names = {"metadata": {"total_size": total}, "weight_map": index}
-        (temporary / "model.safetensors.index.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
+        if len(files := set(index.values())) == 1:  # whoever reads Hugging Face folders expects this name
+            (temporary / files.pop()).rename(temporary / "model.safetensors")
+        else:
+            names = {"metadata": {"total_size": total}, "weight_map": index}
+            (temporary / "model.safetensors.index.json").write_text(json.dumps(names, indent=1), encoding="utf-8")
         values = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
         (temporary / "config.json").write_text(json.dumps(values, indent=1, default=str), encoding="utf-8")
         for name in TOKENIZER_FILES:

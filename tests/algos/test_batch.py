@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from algos.batch import AGGREGATIONS, Sample, balanced, micro_batches, plan, rank_batches, token_mean_weight, weighted
+from algos.batch import AGGREGATIONS, Sample, balanced, micro_batches, plan, rank_batches, weighted
 from algos.filters import trains
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome
@@ -50,7 +50,6 @@ def test_weights_by_hand() -> None:
         assert ranks == pytest.approx([4 * w for w in weights]), "averaging over ranks is made up for"
     uneven = weighted([sample(1), sample(3), sample(2, group=1)], "prompt_mean")
     assert [s.weight for s in uneven] == pytest.approx([1 / 8, 1 / 8, 1 / 4])
-    assert token_mean_weight(samples) == pytest.approx(1 / 8)
 
 
 def test_which_way_the_length_bias_goes() -> None:

@@ -10,13 +10,12 @@ import torch
 
 from agents.embedded import EmbeddedAgent
 from agents.loading import load_model
+from algos.actor_critic import around
 from algos.config import AlgoConfig, RolloutConfig, TrainConfig
-from algos.learn import learn
-from algos.losses import PolicyLoss
-from algos.scorer import Scorer
+from algos.learn import Learner
+from algos.policy.world import World
 from algos.setup import make_rollouts
 from algos.sync.base import SharedWeights
-from algos.train import make_optimizer
 from retool_env.config import EnvConfig
 from retool_env.outcome import Outcome
 from retool_env.sandbox import registry
@@ -43,15 +42,14 @@ def run(
     )
     model = load_model(str(folder))
     agent = EmbeddedAgent(model, load_tokenizer(str(folder)))
-    optimizer = make_optimizer(model, config.optim)
-    loss = PolicyLoss(Scorer(model))
+    learner = Learner(parts=around(model, config), config=config, world=World(), sync=SharedWeights(agent))
     rollouts = make_rollouts(config, env.model_copy(update={"tokenizer": str(folder)}), agent)
     trajectories, metrics = [], []
     try:
         for step in range(steps):
             rollouts.set_version(step)
             collected = rollouts.collect(step)
-            metrics.append(learn(loss, optimizer, collected, config, step=step, sync=SharedWeights(agent)))
+            metrics.append(learner.learn(collected, step=step))
             trajectories += collected
     finally:
         rollouts.close()

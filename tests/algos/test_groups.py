@@ -1,4 +1,4 @@
-"""Advantages by hand and by property; groups with members that failed."""
+"""Advantages of a group by hand and by property; groups whose members come in any order, are old, or failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from algos.advantages import ADVANTAGES, dr_grpo, grpo, rloo
-from algos.groups import GroupBuffer, samples_of, withhold
+from algos.groups import GroupBuffer, differs, split, withhold
 from algos.learn import stop_if_broken
 from retool_env.errors import InfrastructureError
 from retool_env.outcome import Outcome
@@ -124,26 +124,6 @@ def test_a_group_of_one_version() -> None:
     assert kept(sampled_by(4, 4, 4, reward=None), sampled_by(4, 4, 4, reward=None), five, versions="same") == [0, 1, 2]
 
 
-def test_withheld_members_enter_no_baseline() -> None:
-    old = sampled_by(1, 1, 1, reward=-1.0, sample=2)
-    fresh = [sampled_by(5, 5, 5), sampled_by(5, 5, 5, reward=-1.0, sample=1)]
-    with_old, _ = samples_of(
-        [withhold([*fresh, old], version=5, max_age=1)], advantage="dr_grpo", mask_tool_tokens=True
-    )
-    without, _ = samples_of([fresh], advantage="dr_grpo", mask_tool_tokens=True)
-    assert [s.advantage for s in with_old] == [s.advantage for s in without] == [1.0, -1.0]
-
-
-def test_failed_members_enter_no_baseline() -> None:
-    failed = trajectory(None, sample=2, outcome=Outcome.SANDBOX_OUTAGE)
-    with_failure, stats = samples_of(
-        [[trajectory(1.0), trajectory(-1.0, sample=1), failed]], advantage="grpo", mask_tool_tokens=True
-    )
-    without, _ = samples_of([[trajectory(1.0), trajectory(-1.0, sample=1)]], advantage="grpo", mask_tool_tokens=True)
-    assert [s.advantage for s in with_failure] == [s.advantage for s in without]
-    assert stats.num_excluded == 1
-
-
 def test_a_step_that_mostly_failed_stops_the_run() -> None:
     failed = [trajectory(None, sample=k, outcome=Outcome.SANDBOX_OUTAGE) for k in range(3)]
     fine = [trajectory(1.0, sample=3 + k) for k in range(7)]
@@ -152,17 +132,16 @@ def test_a_step_that_mostly_failed_stops_the_run() -> None:
         stop_if_broken(failed + fine[1:], 0.3)
 
 
-def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> None:
-    alone = [trajectory(1.0), trajectory(None, sample=1, outcome=Outcome.ENGINE_OUTAGE)]
-    equal = [trajectory(1.0, group=1), trajectory(1.0, group=1, sample=1)]
-    samples, stats = samples_of([alone, equal], advantage="grpo", mask_tool_tokens=True)
-    assert samples == []
-    assert (stats.num_groups, stats.num_dropped, stats.num_zero_spread) == (2, 1, 1)
+def test_dynamic_sampling_looks_at_verdicts_not_at_rewards() -> None:
+    right, wrong = trajectory(1.0), trajectory(-1.0, sample=1)
+    failed = trajectory(None, sample=2, outcome=Outcome.SANDBOX_OUTAGE)
+    assert differs([right, wrong])
+    assert differs([right, wrong, failed])
+    assert not differs([right, failed])
+    assert not differs([right, trajectory(0.5, sample=1)]), "both are right, one of them cheaper"
 
 
-def test_the_mask_ablation_trains_the_tool_tokens_too() -> None:
-    group = [trajectory(1.0), trajectory(-1.0, sample=1)]
-    masked, _ = samples_of([group], advantage="grpo", mask_tool_tokens=True)
-    unmasked, _ = samples_of([group], advantage="grpo", mask_tool_tokens=False)
-    assert masked[0].trained.tolist() == [False, False, True, True, False, True]
-    assert unmasked[0].trained.tolist() == [False, False, True, True, True, True]
+def test_groups_are_told_apart_by_their_number() -> None:
+    members = [trajectory(1.0, group=k, sample=j) for k in (3, 4) for j in range(2)]
+    assert split(members) == [members[:2], members[2:]]
+    assert split([]) == []

@@ -14,7 +14,7 @@ from torch import nn
 from torchrl.modules.distributions import LLMMaskedCategorical
 from torchrl.objectives.llm import GRPOLoss
 
-from algos.batch import AGGREGATIONS, Sample, micro_batches, rank_batches, token_mean_weight, weighted
+from algos.batch import AGGREGATIONS, Sample, micro_batches, rank_batches, weighted
 from algos.correction import Correction
 from algos.losses import OBJECTIVES, KlPenalty, PolicyLoss, SftLoss, make_objective
 from algos.scorer import Scorer
@@ -110,7 +110,7 @@ def test_equals_torchrls_grpo_loss(model: nn.Module, aggregation: str) -> None:
 def test_equals_the_loss_written_out_over_full_logits(model: nn.Module) -> None:
     """An oracle that shares no code: all logits at once, log-space clipping, a plain mean over the trained tokens."""
     samples = make_samples(4)
-    (batch,) = micro_batches(samples, max_tokens=10_000, weight=token_mean_weight(samples))
+    (batch,) = micro_batches(weighted(samples), max_tokens=10_000)
     ours = PolicyLoss(Scorer(model, chunk=7))(batch)["loss_objective"]
     logprobs = model(input_ids=batch["token_ids"]).logits[:, :-1].double().log_softmax(-1)
     logprobs = logprobs.gather(-1, batch["token_ids"][:, 1:, None])[..., 0]

@@ -23,7 +23,8 @@ from algos.batch import Sample, micro_batches, weighted
 from algos.head import HeadSpec, score_tokens
 from algos.isolation import check_layout, check_scorer
 from algos.losses import PolicyLoss
-from algos.scorer import Scorer, per_token
+from algos.per_token import per_token
+from algos.scorer import Scorer
 from retool_env.errors import UsageError
 from retool_env.tokenizer import load_tokenizer
 from tests.algos.loss_tools import VOCAB, gradients, make_samples, relative_error, small_model

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from agents.loading import load_model
-from agents.run_folder import read_metrics
+from agents.run_folder import is_time, read_metrics
 from algos.batch import Sample
-from algos.config import SftConfig
+from algos.config import OptimConfig, SftConfig
+from algos.losses import SftLoss
 from algos.scorer import Scorer
-from algos.sft import cosine, sft, sft_batches, sft_step
+from algos.schedule import lr_factor
+from algos.sft import sft, sft_batches, sft_step
 from retool_env.compose import compose
 
 
@@ -33,7 +35,7 @@ def test_the_loss_is_the_mean_over_trained_tokens(tiny_folder: Path) -> None:
         logprobs = model(input_ids=batch["token_ids"]).logits[:, :-1].double().log_softmax(-1)
         picked = logprobs.gather(-1, batch["token_ids"][:, 1:, None])[..., 0][batch["trained"][:, 1:]]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    assert sft_step(Scorer(model), optimizer, batch, max_grad_norm=1.0) == pytest.approx(
+    assert sft_step(SftLoss(Scorer(model)), optimizer, batch, max_grad_norm=1.0) == pytest.approx(
         -float(picked.mean()), rel=1e-5
     )
 
@@ -48,10 +50,13 @@ def test_batches_stay_in_their_window() -> None:
 
 
 def test_schedule() -> None:
-    assert cosine(0.0, 0, warmup_steps=10, floor=0.1) == pytest.approx(0.1)
-    assert cosine(0.0, 9, warmup_steps=10, floor=0.1) == pytest.approx(1.0)
-    assert cosine(0.5, 99, warmup_steps=10, floor=0.1) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert cosine(1.0, 99, warmup_steps=10, floor=0.1) == pytest.approx(0.1)
+    cosine = OptimConfig(schedule="cosine", warmup_steps=10, lr_floor=0.1)
+    assert lr_factor(cosine, 0, progress=0.0) == pytest.approx(0.1)
+    assert lr_factor(cosine, 9, progress=0.0) == pytest.approx(1.0)
+    assert lr_factor(cosine, 99, progress=0.5) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
+    assert lr_factor(cosine, 99, progress=1.0) == pytest.approx(0.1)
+    assert lr_factor(OptimConfig(schedule="linear", lr_floor=0.2), 5, progress=0.25) == pytest.approx(0.8)
+    assert lr_factor(OptimConfig(warmup_steps=4), 1, progress=0.9) == pytest.approx(0.5), "constant behind the rise"
 
 
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
         overrides = ["experiment=tiny_sft", f"out={tmp_path / name}", f"seed={seed}", "traces.num=1200"]
         checkpoint = sft(compose("sft", SftConfig, [*overrides, "eval.problems.size=10"]))
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
-        numbers = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+        numbers = [{k: v for k, v in row.items() if not is_time(k)} for row in rows]
         runs.append((load_file(checkpoint / "model.safetensors"), numbers))
     assert runs[0][1] == runs[1][1] != runs[2][1]
     assert all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from algos.batch import Sample
 from algos.config import AlgoConfig, RolloutConfig, TrainConfig
+from algos.credit import credit
 from algos.learn import select
 from algos.rollouts import Rollouts, RolloutState
 from algos.setup import make_rollouts
@@ -132,7 +133,9 @@ class Run:
         taken = {t.ticket for t in [*(t for row in self.taken for t in row), *trajectories]}
         bound = (1 + self.case.staleness) * self.case.tickets
         assert len(engine.begun - taken) <= bound, "more in flight or waiting than the gate allows"
-        samples, metrics = select(trajectories, self.config, step=step)
+        scored = select(trajectories, self.config, step=step)
+        samples, more = credit(scored, self.config.algo)
+        metrics = scored.metrics | more
         self.taken.append(trajectories)
         self.trained.append(samples)
         self.metrics.append(metrics)
@@ -215,7 +218,8 @@ def test_a_straggler_holds_up_no_step_and_is_withheld(problems: Path) -> None:
     straggler = taken[2][1]
     assert straggler.ticket == 1
     assert set(straggler.transcript.policy_version[straggler.transcript.action_mask].tolist()) == {0, 2}
-    samples, metrics = select(taken[2], config, step=2)
+    scored = select(taken[2], config, step=2)
+    samples, metrics = credit(scored, config.algo)[0], scored.metrics
     assert not {0, 1} & {sample.order for sample in samples}
     assert metrics["groups/withheld_samples"] == 2, "its companion waited for it, and grew old"
     assert metrics["groups/dropped"] == 1

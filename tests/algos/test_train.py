@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.run_folder import read_metrics
+from agents.run_folder import is_time, read_metrics
 from algos.config import TrainConfig
 from algos.train import train
 from retool_env.compose import compose
@@ -34,7 +34,7 @@ def small(out: Path, start: Path, *overrides: str) -> TrainConfig:
 
 def rows(run: Path) -> list[dict]:
     """Metrics without time fields."""
-    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(run / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if not is_time(k)} for row in read_metrics(run / "metrics.jsonl")]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from algos.advantages import Episodes, make_advantage
 from algos.batch import micro_batches, weighted
-from algos.scorer import per_token
+from algos.per_token import per_token
 from algos.value import Critic, ValueLoss, explained_variance
 from retool_env.errors import UsageError
 from tests.algos.loss_tools import VOCAB, gradients, make_samples, relative_error, small_model

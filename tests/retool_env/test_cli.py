@@ -111,7 +111,7 @@ def test_help_names_every_setting_and_imports_no_torch(command: str) -> None:
 def test_help_of_train_explains_and_shows_defaults() -> None:
     done = retool("train", "--help")
     assert "  algo.mask_tool_tokens = true\n      off: train on the interpreter's tokens too" in done.stdout
-    for line in ("env.max_tool_rounds = 8", "seed = 0", "algo.updates_per_step = 1", "deterministic = true"):
+    for line in ("env.max_tool_rounds = 8", "seed = 0", "algo.epochs = 1", "deterministic = true"):
         assert f"  {line}\n" in done.stdout
     assert "eval.problems.split = heldout" in done.stdout
 

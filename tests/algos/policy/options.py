@@ -14,13 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from agents.loading import load_model
 from algos.batch import Sample, rank_batches, weighted
 from algos.isolation import check_scorer
+from algos.per_token import per_token
 from algos.policy.config import LoraConfig, ParallelConfig, PolicyOptions
 from algos.policy.model import build_critic, build_policy, clip_gradients, place_critic, prepare, trainable
 from algos.policy.reference import make_reference
-from algos.policy.scoring import per_token_shared
 from algos.policy.sharding import fill_shards
 from algos.policy.world import World
-from algos.scorer import Scorer, per_token
+from algos.scorer import Scorer
 from algos.sync.export import load_weights, named_weights
 from algos.value import Critic, ValueLoss
 from tests.algos.loss_tools import VOCAB
@@ -99,7 +99,7 @@ def scoring_is_shared(world: World) -> None:
     scorer = Scorer(prepare(copy.deepcopy(plain), options, world))
     for num in (9, 3, 1, 0):
         samples = step_samples(num)
-        scored = per_token_shared(scorer, samples, world, max_tokens=30)
+        scored = per_token(scorer, samples, max_tokens=30, world=world)
         expected = per_token(Scorer(plain), samples, max_tokens=1000)
         assert len(scored) == num and all(a.shape == b.shape for a, b in zip(scored, expected, strict=True))
         assert num == 0 or gap(scored, expected) <= 1e-6

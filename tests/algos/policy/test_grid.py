@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from algos.per_token import per_token
 from algos.policy.config import ParallelConfig, PolicyOptions
 from algos.policy.model import prepare
 from algos.policy.world import World
-from algos.scorer import Scorer, per_token
+from algos.scorer import Scorer
 from tests.algos.policy.options import every_option
 from tests.algos.policy.steps import alone, model_of, step_samples, together, worst
 from tests.algos.policy.test_world import exchange

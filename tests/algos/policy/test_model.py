@@ -13,11 +13,12 @@ import torch
 from torch.nn import functional as F
 
 from algos.batch import micro_batches, weighted
+from algos.per_token import per_token
 from algos.policy.config import LoraConfig, ParallelConfig, PolicyOptions
 from algos.policy.model import build_policy, clip_gradients, prepare, trainable
 from algos.policy.reference import make_reference
 from algos.policy.world import World
-from algos.scorer import Scorer, per_token
+from algos.scorer import Scorer
 from algos.sync.export import load_weights, named_weights
 from retool_env.config import check_config
 from retool_env.errors import UsageError

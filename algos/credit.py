@@ -1,0 +1,130 @@
+"""From the trajectories of a step to samples with advantages.
+
+Three things happen to a trajectory on its way, in this order, and each is counted: infrastructure or the age of its
+tokens may keep it out of its group (:mod:`algos.groups`); its group may say nothing, and is dropped before the training
+forward; a filter may keep it out of the loss, though not out of its group's baseline (:mod:`algos.filters`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from algos.advantages import Episodes
+from algos.advantages.episodes import Credit
+from algos.algo_config import AlgoConfig
+from algos.batch import Sample
+from algos.filters import trains
+from algos.metrics import Metrics
+from retool_env.trajectory import Trajectory
+
+__all__ = ["Scored", "credit", "scored_samples"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The scored episodes of a step, as samples without advantages; row k of both is one episode."""
+
+    trajectories: list[Trajectory]
+    samples: list[Sample]
+    metrics: Metrics
+
+
+def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> Scored:
+    """The scored members of complete groups.
+
+    A group that is left with one member is dropped, unless the estimator compares with something else.
+
+    Args:
+        groups: without the members that are withheld.
+    """
+    least = 2 if algo.baseline == "group" else 1
+    members = [[t for t in group if t.scored] for group in groups]
+    kept = [scored for scored in members if len(scored) >= least]
+    spreads = [np.ptp([t.record.reward for t in scored]) for scored in kept]
+    trajectories = [t for scored in kept for t in scored]
+    return Scored(
+        trajectories=trajectories,
+        samples=[_sample(t, algo.mask_tool_tokens) for t in trajectories],
+        metrics={
+            "groups/zero_spread": float(sum(spread == 0 for spread in spreads)),
+            "groups/dropped": float(len(members) - len(kept)),
+            "groups/excluded_samples": float(sum(map(len, groups)) - sum(map(len, members))),
+        },
+    )
+
+
+def credit(scored: Scored, algo: AlgoConfig) -> tuple[list[Sample], Metrics]:
+    """The samples that are trained on, with advantages and, where there is a critic, returns.
+
+    Args:
+        scored: its samples hold ``values`` where the estimator reads them, and ``reference_logprobs`` where a KL
+            penalty is taken off the reward.
+    """
+    samples = scored.samples
+    if not samples:
+        return [], {}
+    given = algo.advantage.make()(_episodes(scored, algo))
+    filtered = [
+        not trains(t.record, mask_overlong=algo.mask_overlong, mask_void=algo.mask_void) for t in scored.trajectories
+    ]
+    used = given.used & ~np.array(filtered, dtype=np.bool_)
+    rows = [_with(samples[k], given, k) for k in np.flatnonzero(used)]
+    metrics = {"groups/filtered_samples": float(sum(filtered)), "groups/unused_samples": float((~given.used).sum())}
+    return rows, metrics | _spread("critic/advantages", rows, "advantage") | _spread("critic/returns", rows, "returns")
+
+
+def _sample(trajectory: Trajectory, mask_tool_tokens: bool) -> Sample:
+    transcript = trajectory.transcript
+    trained = np.isfinite(transcript.logprobs)
+    if not mask_tool_tokens:
+        trained = np.arange(len(transcript)) >= transcript.prompt_length
+    return Sample(
+        token_ids=transcript.token_ids,
+        trained=trained,
+        behaviour_logprobs=transcript.logprobs,
+        order=trajectory.ticket,
+        group=trajectory.group,
+    )
+
+
+def _episodes(scored: Scored, algo: AlgoConfig) -> Episodes:
+    samples, records = scored.samples, [t.record for t in scored.trajectories]
+    has_values = all(sample.values is not None for sample in samples)
+    kl = [_kl(sample) for sample in samples] if algo.kl.reward_coef else None
+    first = records[0].reward_parts
+    return Episodes(
+        rewards=np.array([record.reward for record in records], dtype=np.float64),
+        groups=np.array([sample.group for sample in samples]),
+        trained=[sample.trained for sample in samples],
+        parts={
+            part.name: np.array([r.reward_parts[k].raw for r in records], dtype=np.float64)
+            for k, part in enumerate(first)
+        },
+        part_weights={part.name: part.weight for part in first},
+        values=[np.asarray(sample.values, dtype=np.float64) for sample in samples] if has_values else None,
+        kl=kl,
+        kl_coef=algo.kl.reward_coef,
+    )
+
+
+def _kl(sample: Sample) -> np.typing.NDArray[np.float64]:
+    """The behaviour's log-probability minus the reference's; 0 where the behaviour is unknown."""
+    assert sample.reference_logprobs is not None, "the learner has scored the reference"
+    gap = sample.behaviour_logprobs.astype(np.float64) - sample.reference_logprobs
+    return np.where(np.isfinite(gap), gap, 0.0)
+
+
+def _with(sample: Sample, given: Credit, k: int) -> Sample:
+    returns = given.returns[k] if given.returns is not None else None
+    return replace(sample, advantage=given.advantages[k], returns=returns)
+
+
+def _spread(prefix: str, rows: Sequence[Sample], name: str) -> Metrics:
+    """Mean, maximum and minimum over the trained tokens."""
+    if not rows or getattr(rows[0], name) is None:
+        return {}
+    values = np.concatenate([np.broadcast_to(getattr(s, name), s.trained.shape)[s.trained] for s in rows])
+    return {f"{prefix}/{name}": float(value) for name, value in zip(("mean", "max", "min"), (values.mean(), values.max(), values.min()), strict=True)}

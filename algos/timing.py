@@ -1,0 +1,46 @@
+"""Where the time of a training step goes, under verl's names: ``timing_s/gen``, ``timing_s/step``, ``perf/throughput``.
+
+These are time fields: they differ between two runs of one seed (:func:`agents.run_folder.is_time`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from algos.metrics import Metrics
+
+__all__ = ["Timing"]
+
+
+class Timing:
+    """The stages of one step; stages may be entered more than once, and within each other."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._seconds = Counter[str]()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what runs inside towards ``timing_s/NAME``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start
+
+    def metrics(self, *, num_tokens: int, num_ranks: int) -> Metrics:
+        """Seconds per stage and in all, and tokens per second and rank.
+
+        Args:
+            num_tokens: of all trajectories of the step, prompts included.
+        """
+        seconds = time.perf_counter() - self._begun
+        stages = {f"timing_s/{name}": value for name, value in self._seconds.items()}
+        return stages | {
+            "timing_s/step": seconds,
+            "perf/total_num_tokens": float(num_tokens),
+            "perf/throughput": num_tokens / seconds / num_ranks,
+        }

@@ -1,0 +1,143 @@
+"""From trajectories to samples: who enters a baseline, who is trained on, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from algos.algo_config import AlgoConfig
+from algos.batch import Sample
+from algos.config import TrainConfig
+from algos.credit import credit, scored_samples
+from algos.groups import withhold
+from algos.learn import select
+from retool_env.outcome import Outcome
+from retool_env.record import RewardPart
+from retool_env.trajectory import Trajectory
+from tests.algos.test_groups import sampled_by, trajectory
+
+
+def algo(**settings) -> AlgoConfig:
+    return AlgoConfig(**({"advantage": {"name": "dr_grpo"}} | settings))
+
+
+def samples_of(groups: Sequence[Sequence[Trajectory]], settings: AlgoConfig | None = None) -> tuple[list[Sample], dict]:
+    settings = settings or algo()
+    scored = scored_samples(groups, settings)
+    rows, metrics = credit(scored, settings)
+    return rows, scored.metrics | metrics
+
+
+def values(rows: Sequence[Sample]) -> list[float]:
+    """The advantage of each sample, which is that of all its trained tokens."""
+    assert all(np.ptp(row.advantage[row.trained]) == 0 for row in rows)
+    assert all((row.advantage[~row.trained] == 0).all() for row in rows)
+    return [float(row.advantage[row.trained][0]) for row in rows]
+
+
+def test_withheld_members_enter_no_baseline() -> None:
+    old = sampled_by(1, 1, 1, reward=-1.0, sample=2)
+    fresh = [sampled_by(5, 5, 5), sampled_by(5, 5, 5, reward=-1.0, sample=1)]
+    with_old, _ = samples_of([withhold([*fresh, old], version=5, max_age=1)])
+    without, _ = samples_of([fresh])
+    assert values(with_old) == values(without) == [1.0, -1.0]
+
+
+def test_failed_members_enter_no_baseline() -> None:
+    failed = trajectory(None, sample=2, outcome=Outcome.SANDBOX_OUTAGE)
+    group = [trajectory(1.0), trajectory(-1.0, sample=1)]
+    with_failure, metrics = samples_of([[*group, failed]])
+    without, _ = samples_of([group])
+    assert values(with_failure) == values(without)
+    assert metrics["groups/excluded_samples"] == 1
+
+
+def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> None:
+    alone = [trajectory(1.0), trajectory(None, sample=1, outcome=Outcome.ENGINE_OUTAGE)]
+    equal = [trajectory(1.0, group=1), trajectory(1.0, group=1, sample=1)]
+    rows, metrics = samples_of([alone, equal])
+    assert rows == []
+    assert (metrics["groups/dropped"], metrics["groups/zero_spread"]) == (1, 1)
+
+
+def test_without_a_group_baseline_one_member_is_enough() -> None:
+    alone = [trajectory(1.0), trajectory(None, sample=1, outcome=Outcome.ENGINE_OUTAGE)]
+    other = [trajectory(-1.0, group=1), trajectory(-1.0, group=1, sample=1)]
+    rows, metrics = samples_of([alone, other], algo(advantage={"name": "reinforce_pp"}))
+    assert (len(rows), metrics["groups/dropped"]) == (3, 0)
+
+
+def test_the_mask_ablation_trains_the_tool_tokens_too() -> None:
+    group = [trajectory(1.0), trajectory(-1.0, sample=1)]
+    masked, _ = samples_of([group])
+    unmasked, _ = samples_of([group], algo(mask_tool_tokens=False))
+    assert masked[0].trained.tolist() == [False, False, True, True, False, True]
+    assert unmasked[0].trained.tolist() == [False, False, True, True, True, True]
+
+
+def test_a_filtered_episode_stays_in_the_baseline() -> None:
+    void = trajectory(-1.0, sample=1)
+    void = replace(void, record=replace(void.record, num_void_turns=1))
+    cut = trajectory(-1.0, sample=2, outcome=Outcome.CONTEXT_FULL)
+    group = [trajectory(1.0), void, cut]
+    rows, metrics = samples_of([group], algo(mask_void=True, mask_overlong=True))
+    assert [row.order for row in rows] == [0]
+    assert values(rows) == [pytest.approx(1 + 1 / 3)], "the mean is over all three"
+    assert metrics["groups/filtered_samples"] == 2
+    assert len(samples_of([group], algo(mask_void=True))[0]) == 2
+    assert len(samples_of([group])[0]) == 3
+
+
+def test_gdpo_gets_the_parts_with_their_weights() -> None:
+    def two_parts(right: float, short: float, sample: int) -> Trajectory:
+        made = trajectory(1.0, sample=sample)
+        parts = (RewardPart(name="pm1", raw=right, weight=1.0), RewardPart(name="length", raw=short, weight=0.0))
+        return replace(made, record=replace(made.record, reward_parts=parts))
+
+    group = [two_parts(1.0, 0.0, 0), two_parts(-1.0, 5.0, 1)]
+    rows, _ = samples_of([group], algo(advantage={"name": "gdpo"}))
+    one, two = values(rows)
+    assert one > 0 > two, "a part of weight 0 has no say"
+
+
+def test_dynamic_sampling_trains_only_on_groups_that_differ() -> None:
+    groups = [
+        [trajectory(1.0), trajectory(0.5, sample=1)],
+        [trajectory(1.0, group=1), trajectory(-1.0, group=1, sample=1)],
+    ]
+    taken = [t for group in groups for t in group]
+    for rounds, expected in ((0, 4), (1, 2)):
+        config = TrainConfig(algo=AlgoConfig(resample_rounds=rounds, prompts_per_step=2, group_size=2))
+        scored = select(taken, config, step=0)
+        assert (len(scored.samples), scored.metrics["groups/total"]) == (expected, 2)
+
+
+@pytest.mark.parametrize("name", ["gae", "vapo"])
+def test_a_critic_gives_returns(name: str) -> None:
+    settings = algo(advantage={"name": name, "options": {"normalise": 0}})
+    scored = scored_samples([[trajectory(1.0), trajectory(-1.0, sample=1)]], settings)
+    predicted = np.full(6, 0.25, dtype=np.float32)
+    rows, metrics = credit(replace(scored, samples=[replace(s, values=predicted) for s in scored.samples]), settings)
+    assert [row.returns[row.trained].tolist() for row in rows] == [[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]
+    assert metrics["critic/returns/max"] == 1.0
+    assert metrics["critic/advantages/max"] == pytest.approx(0.75)
+
+
+def test_a_penalty_on_the_reward_reads_the_reference() -> None:
+    settings = algo(kl={"coef": 0.5, "place": "reward"})
+    scored = scored_samples([[trajectory(1.0), trajectory(1.0, sample=1)]], settings)
+    nearer = [replace(s, reference_logprobs=s.behaviour_logprobs - k) for k, s in enumerate(scored.samples)]
+    rows, _ = credit(replace(scored, samples=nearer), settings)
+    assert values(rows) == pytest.approx([0.75, -0.75]), "three tokens, each one nat further away, at half price"
+
+
+def test_an_estimator_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def half(episodes):\n    return episodes.rewards / 2\n")
+    rows, _ = samples_of(
+        [[trajectory(1.0)], [trajectory(1.0, group=1)]], algo(advantage={"name": f"{tmp_path}/mine.py:half"})
+    )
+    assert values(rows) == [0.5, 0.5]

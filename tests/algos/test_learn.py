@@ -1,0 +1,295 @@
+"""One training step: every setting reaches the weights, none that must not does, and what is not finite changes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from algos.actor_critic import make_actor_critic
+from algos.algo_config import AlgoConfig
+from algos.batch import LAYOUTS, Sample
+from algos.config import OptimConfig, TrainConfig
+from algos.learn import Learner
+from algos.policy.world import World
+from algos.update import minibatches, update
+from retool_env.outcome import Outcome
+from retool_env.record import EpisodeRecord, RewardPart
+from retool_env.trajectory import Trajectory
+from retool_env.transcript import Span, Transcript
+from retool_env.verifier.verdict import Verdict
+from tests.algos.test_groups import PROBLEM
+
+PARTS = ("pm1", "length")
+
+
+def played(ticket: int, group: int, *, reward: float, outcome: Outcome, void: int, rng: np.random.Generator) -> Trajectory:
+    """A prompt, a turn, a tool's output, a turn; lengths differ."""
+    first, tool, last = rng.integers(2, 9, 3)
+    ends = np.cumsum([4, first, tool, last]).tolist()
+    mask = np.zeros(ends[-1], dtype=np.bool_)
+    mask[ends[0] : ends[1]] = mask[ends[2] : ends[3]] = True
+    ids = rng.integers(0, 500, ends[-1])
+    ids[:4] = group + np.arange(4)
+    transcript = Transcript(
+        token_ids=ids,
+        action_mask=mask,
+        logprobs=np.where(mask, -7.2 + rng.normal(0, 0.4, ends[-1]), np.nan).astype(np.float32),
+        policy_version=np.where(mask, 0, -1),
+        spans=(
+            Span(role="prompt", turn=0, start=0, end=ends[0]),
+            Span(role="assistant", turn=0, start=ends[0], end=ends[1]),
+            Span(role="tool", turn=0, start=ends[1], end=ends[2]),
+            Span(role="assistant", turn=1, start=ends[2], end=ends[3]),
+        ),
+    )
+    record = EpisodeRecord(
+        problem=PROBLEM,
+        outcome=outcome,
+        turns=("a", "b"),
+        calls=(),
+        verdict=Verdict(correct=reward > 0, answered=True),
+        num_action_tokens=int(mask.sum()),
+        reward_parts=(
+            RewardPart(name="pm1", raw=reward, weight=1.0),
+            RewardPart(name="length", raw=float(last), weight=0.01),
+        ),
+        num_void_turns=void,
+    )
+    return Trajectory(ticket=ticket, group=group, sample=ticket % 4, record=record, transcript=transcript)
+
+
+def step_of_trajectories(low: float = -1.0) -> list[Trajectory]:
+    rng = np.random.default_rng(0)
+    rewards = [1, 1, -1, -1, 1, -1, -1, -1, 1, 1, 1, -1, 1, 1, 1, 1]
+    return [
+        played(
+            ticket,
+            ticket // 4,
+            reward=float(max(reward, low)),
+            outcome=Outcome.CONTEXT_FULL if ticket == 3 else Outcome.ANSWERED,
+            void=int(ticket == 5),
+            rng=rng,
+        )
+        for ticket, reward in enumerate(rewards)
+    ]
+
+
+def config_of(folder: Path, *, algo: dict | None = None, optim: dict | None = None, **rest) -> TrainConfig:
+    """Two passes, so that ratios leave 1."""
+    algo = {"prompts_per_step": 4, "group_size": 4, "epochs": 2, "steps": 10} | (algo or {})
+    optim = {"lr": 1e-3, "betas": (0.5, 0.9)} | (optim or {})
+    return TrainConfig(model={"path": str(folder)}, algo=AlgoConfig(**algo), optim=OptimConfig(**optim), **rest)
+
+
+def learnt(config: TrainConfig, *, steps: int = 2, low: float = -1.0) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weights after some steps on the same trajectories, and the last metrics."""
+    torch.manual_seed(0)
+    parts = make_actor_critic(config, World())
+    learner = Learner(parts=parts, config=config, world=World())
+    for step in range(steps):
+        trajectories = step_of_trajectories(low)
+        for t in trajectories:
+            t.transcript.policy_version[t.transcript.action_mask] = step
+        metrics = learner.learn(trajectories, step=step)
+    return torch.cat([p.detach().flatten() for p in parts.model.parameters()]), metrics
+
+
+def differ(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return float((one - two).abs().max()) > 1e-6
+
+
+GAE = {"advantage": {"name": "gae"}}
+KNOBS: dict[str, tuple[dict, dict]] = {
+    **{
+        f"advantage {name}": ({}, {"advantage": {"name": name}})
+        for name in ("dr_grpo", "rloo", "maxrl", "lite_ppo", "gdpo", "reinforce_pp", "reinforce_pp_baseline", "gae", "vapo")
+    },
+    "gamma": (GAE, {"advantage": {"name": "gae", "options": {"gamma": 0.9}}}),
+    "lam": (GAE, {"advantage": {"name": "gae", "options": {"lam": 0.9}}}),
+    "normalise": (GAE, {"advantage": {"name": "gae", "options": {"normalise": 0}}}),
+    "alpha": ({"advantage": {"name": "vapo", "options": {"alpha": 0.5}}}, {"advantage": {"name": "vapo", "options": {"alpha": 5}}}),
+    "critic_lam": (
+        {"advantage": {"name": "vapo"}},
+        {"advantage": {"name": "vapo", "options": {"critic_lam": 0.5}}},
+    ),
+    **{f"objective {name}": ({}, {"objective": {"name": name}}) for name in ("cispo", "sapo", "dppo", "kl_cov")},
+    "gspo": (
+        {"aggregation": "sequence_mean"},
+        {"aggregation": "sequence_mean", "objective": {"name": "gspo"}},
+    ),
+    "gspo_token": (
+        {"aggregation": "sequence_mean"},
+        {"aggregation": "sequence_mean", "objective": {"name": "gspo_token", "options": {"low": 0.2, "high": 0.3}}},
+    ),
+    "clip low": ({}, {"objective": {"options": {"low": 0.01}}}),
+    "clip high": ({}, {"objective": {"options": {"high": 0.01}}}),
+    "ratio_cap": ({}, {"objective": {"options": {"ratio_cap": 1.3}}}),
+    "max_ratio": ({"objective": {"name": "cispo"}}, {"objective": {"name": "cispo", "options": {"max_ratio": 1.0}}}),
+    "tau": ({"objective": {"name": "sapo"}}, {"objective": {"name": "sapo", "options": {"tau_negative": 3.0}}}),
+    "covariance share": (
+        {"objective": {"name": "clip_cov"}, "covariance": {"share": 0.01}},
+        {"objective": {"name": "clip_cov"}, "covariance": {"share": 0.5}},
+    ),
+    "covariance band": (
+        {"objective": {"name": "clip_cov"}, "covariance": {"share": 0.5}},
+        {"objective": {"name": "clip_cov"}, "covariance": {"share": 0.5, "band": (-0.1, 0.1)}},
+    ),
+    "kl_cov coef": (
+        {"objective": {"name": "kl_cov"}, "covariance": {"share": 0.5}},
+        {"objective": {"name": "kl_cov", "options": {"coef": 5.0}}, "covariance": {"share": 0.5}},
+    ),
+    **{f"aggregation {name}": ({}, {"aggregation": name}) for name in ("sequence_mean", "sequence_sum", "prompt_mean")},
+    "aggregation_length": (
+        {"aggregation": "sequence_sum"},
+        {"aggregation": "sequence_sum", "aggregation_length": 10},
+    ),
+    "rescore": ({}, {"rescore": True}),
+    "weight_cap": ({"rescore": True}, {"correction": {"weight_cap": 1.0}}),
+    "token_band": ({"rescore": True}, {"correction": {"token_band": (0.8, 1.2)}}),
+    "sequence_cap": ({"rescore": True}, {"correction": {"sequence_cap": 1.0}}),
+    "geometric_band": ({"rescore": True}, {"correction": {"geometric_band": (0.99, 1.01)}}),
+    "off_policy_gap": ({}, {"correction": {"off_policy_gap": 1e-4}}),
+    "kl coef": ({}, {"kl": {"coef": 1.0}}),
+    "kl estimator": ({"kl": {"coef": 1.0}}, {"kl": {"coef": 1.0, "estimator": "k2"}}),
+    "kl place": ({"kl": {"coef": 1.0}}, {"kl": {"coef": 1.0, "place": "reward"}}),
+    "kl refresh": ({"kl": {"coef": 1.0}}, {"kl": {"coef": 1.0, "refresh_every": 1}}),
+    "entropy_coef": ({}, {"entropy_coef": 0.1}),
+    "mask_overlong": ({}, {"mask_overlong": True}),
+    "mask_void": ({}, {"mask_void": True}),
+    "mask_tool_tokens": ({}, {"mask_tool_tokens": False}),
+    "epochs": ({}, {"epochs": 1}),
+    "minibatches": ({}, {"minibatches": 2}),
+    "critic shared": (GAE, GAE | {"critic": {"shared": True}}),
+    "critic clip": (GAE | {"critic": {"lr": 0.01}}, GAE | {"critic": {"lr": 0.01, "clip": 1e-3}}),
+    "critic coef": (GAE | {"critic": {"shared": True}}, GAE | {"critic": {"shared": True, "coef": 2.0}}),
+    "critic lr": (GAE, GAE | {"critic": {"lr": 0.01}}),
+    "critic warmup_steps": (GAE, GAE | {"critic": {"warmup_steps": 1}}),
+}
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_every_setting_of_the_algorithm_reaches_the_weights(tiny_folder: Path, name: str) -> None:
+    low = 0.0 if "maxrl" in name else -1.0
+    one, two = (learnt(config_of(tiny_folder, algo=settings), low=low) for settings in KNOBS[name])
+    assert differ(one[0], two[0])
+    assert all(math.isfinite(value) for metrics in (one[1], two[1]) for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": 2e-3},
+        {"betas": (0.9, 0.99)},
+        {"weight_decay": 0.5},
+        {"max_grad_norm": 1e-9},
+        {"warmup_steps": 8},
+        {"schedule": "linear"},
+        {"schedule": "cosine", "lr_floor": 0.9},
+    ],
+)
+def test_every_setting_of_the_optimizer_reaches_the_weights(tiny_folder: Path, settings: dict) -> None:
+    assert differ(learnt(config_of(tiny_folder))[0], learnt(config_of(tiny_folder, optim=settings))[0])
+
+
+@pytest.mark.parametrize("algo", [{}, GAE, {"kl": {"coef": 0.1}, "correction": {"weight_cap": 2.0}}], ids=["grpo", "gae", "kl"])
+def test_the_cut_of_a_step_changes_nothing(tiny_folder: Path, algo: dict) -> None:
+    whole, metrics = learnt(config_of(tiny_folder, algo=algo), steps=1)
+    for layout in LAYOUTS:
+        for tokens, rows, columns in ((40, 256, 4096), (512, 7, 100)):
+            cut = algo | {"layout": layout, "micro_batch_tokens": tokens, "head_rows": rows, "head_columns": columns}
+            other, theirs = learnt(config_of(tiny_folder, algo=cut), steps=1)
+            # Adam's first steps are of the size of the learning rate, whatever the gradient: compare with that.
+            assert float((whole - other).abs().max()) < 0.05 * 1e-3
+            assert theirs["actor/loss"] == pytest.approx(metrics["actor/loss"], rel=1e-4, abs=1e-6)
+            assert theirs["actor/grad_norm"] == pytest.approx(metrics["actor/grad_norm"], rel=1e-3)
+
+
+def test_a_critic_that_warms_up_leaves_the_policy_alone(tiny_folder: Path) -> None:
+    config = config_of(tiny_folder, algo=GAE | {"critic": {"warmup_steps": 5}})
+    before = torch.cat([p.detach().flatten() for p in make_actor_critic(config, World()).model.parameters()])
+    after, metrics = learnt(config)
+    assert torch.equal(before, after)
+    assert metrics["critic/vf_loss"] > 0
+    assert "actor/loss" not in metrics
+    for shared in (False, True):
+        settings = GAE | {"critic": {"warmup_steps": 5, "shared": shared}}
+        assert torch.equal(before, learnt(config_of(tiny_folder, algo=settings))[0])
+
+
+def test_the_critic_learns_what_comes_of_a_state(tiny_folder: Path) -> None:
+    algo = {"advantage": {"name": "gae"}, "critic": {"warmup_steps": 100, "clip": None, "lr": 1e-2}, "epochs": 4}
+    _, first = learnt(config_of(tiny_folder, algo=algo), steps=1)
+    _, last = learnt(config_of(tiny_folder, algo=algo), steps=12)
+    assert last["critic/vf_loss"] < 0.3 * first["critic/vf_loss"]
+    assert first["critic/vf_explained_var"] == pytest.approx(0.0, abs=1e-3), "it starts at zero everywhere"
+    assert last["critic/vf_explained_var"] > 0.5
+
+
+def test_a_nucleus_is_scored_by_the_trainer(tiny_folder: Path) -> None:
+    sampling = {"sampling": {"temperature": 0.7, "top_p": 0.9}}
+    _, metrics = learnt(config_of(tiny_folder, rollout=sampling, algo={"epochs": 1}), steps=1)
+    assert metrics["actor/ppo_kl"] == pytest.approx(0.0, abs=1e-5), "ratios are against what was sampled from"
+    _, whole = learnt(config_of(tiny_folder, algo={"epochs": 1}), steps=1)
+    assert abs(whole["actor/ppo_kl"]) > 1e-3, "the made-up behaviour is another policy"
+
+
+def test_what_is_not_finite_changes_nothing_and_is_counted(tiny_folder: Path) -> None:
+    config = config_of(tiny_folder)
+    parts = make_actor_critic(config, World())
+    before = [p.detach().clone() for p in parts.model.parameters()]
+    ids = np.arange(8)
+    bad = Sample(
+        token_ids=ids,
+        trained=ids > 0,
+        behaviour_logprobs=np.full(8, -1.0, dtype=np.float32),
+        advantage=float("inf"),
+    )
+    metrics = update(parts, [bad], config, World(), step=0)
+    assert metrics["num_skipped_updates"] == 2, "one in each pass"
+    assert all(torch.equal(p, q) for p, q in zip(parts.model.parameters(), before, strict=True))
+    metrics = update(parts, [replace(bad, advantage=1.0)], config, World(), step=0)
+    assert metrics["num_skipped_updates"] == 0
+    assert not all(torch.equal(p, q) for p, q in zip(parts.model.parameters(), before, strict=True))
+
+
+def test_a_step_without_samples_still_publishes(tiny_folder: Path) -> None:
+    published = []
+
+    class Sync:
+        def guard(self):
+            raise AssertionError("nothing changes")
+
+        def publish(self, version: int) -> None:
+            published.append(version)
+
+    config = config_of(tiny_folder)
+    parts = make_actor_critic(config, World())
+    group = step_of_trajectories()[12:]
+    same = [replace(t, record=group[0].record) for t in group]
+    metrics = Learner(parts=parts, config=config, world=World(), sync=Sync()).learn(same, step=0)
+    assert published == [1]
+    assert metrics["groups/zero_spread"] == 1
+    assert "actor/loss" not in metrics
+
+
+def test_minibatches_keep_groups_whole_and_use_every_sample() -> None:
+    ids = np.arange(4)
+    samples = [
+        Sample(token_ids=ids, trained=ids > 0, behaviour_logprobs=np.zeros(4, np.float32), group=k // 3, order=k)
+        for k in range(21)
+    ]
+    parts = minibatches(samples, 3, seed=1)
+    assert Counter(s.order for part in parts for s in part) == Counter(range(21))
+    assert sorted(len(part) for part in parts) == [6, 6, 9]
+    assert all(Counter(s.group for s in part).most_common()[-1][1] == 3 for part in parts)
+    again, other = minibatches(samples, 3, seed=1), minibatches(samples, 3, seed=2)
+    assert [[s.order for s in p] for p in again] == [[s.order for s in p] for p in parts]
+    assert [[s.order for s in p] for p in other] != [[s.order for s in p] for p in parts]
+    assert minibatches(samples, 1, seed=1) == [samples]
+    assert len(minibatches(samples[:3], 3, seed=1)) == 1, "a part without a group is no part"
