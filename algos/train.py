@@ -32,7 +32,7 @@ from algos.logger import RunLogger
 from algos.losses import PolicyLoss
 from algos.metrics import eval_metrics
 from algos.players import Player, make_player, with_workers
-from algos.rollouts import Rollouts
+from algos.rollouts import Replaying, Rollouts
 from algos.scorer import Scorer
 from algos.setup import make_rollouts, open_store, replay_rollouts
 from algos.store import RolloutStore
@@ -134,6 +134,8 @@ def _loop(job: _Job, logger: RunLogger, *, first_step: int) -> None:
         metrics = learn(loss, job.optimizer, trajectories, config, step=step, sync=player.sync if player else None)
         if step + 1 < algo.steps:
             job.rollouts.set_version(step + 1)
+        if isinstance(job.rollouts, Replaying):
+            metrics["num_lost"] = job.rollouts.take_lost()
         metrics |= {"time/rollout_s": collected - start, "time/update_s": time.perf_counter() - collected}
         logger.log("train", step, metrics)
         append_trajectories(logger.run.trajectories, trajectories[: _num_logged(config)])
