@@ -24,7 +24,7 @@ $(SET_UP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "retool needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	@echo "setting up $(VENV) (once; some minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,data,sandbox,serve,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,ray,data,sandbox,serve,dev]'
 	@touch $@
 
 demo: $(SET_UP)
@@ -37,7 +37,7 @@ test-slow: $(SET_UP)
 	$(BIN)/python -m pytest -m "slow and not sglang"
 
 test-sglang: $(SET_UP) setup-sglang
-	RETOOL_SGLANG_PYTHON=$(RETOOL_SGLANG_HOME)/bin/python $(BIN)/python -m pytest -m sglang
+	RETOOL_SGLANG_PYTHON=$(RETOOL_SGLANG_HOME)/bin/python $(BIN)/python -m pytest -m sglang -s --durations=10
 
 setup-sglang: $(SGLANG_SET_UP)
 

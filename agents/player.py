@@ -15,6 +15,7 @@ from agents.base import Agent, Sampling
 from agents.free_slots import FreeSlots
 from agents.recorder import Recorder
 from retool_env.config import Config, EnvConfig, ProblemsConfig
+from retool_env.envs.toolbox import SharedTools
 from retool_env.feeder import Feeder
 from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory
@@ -46,11 +47,16 @@ class Plan(Config):
 
 
 class GroupPlayer:
-    """Plays groups, several at a time. Thread-safe."""
+    """Plays groups, several at a time. Thread-safe.
+
+    It has a share in the process's sandbox from the beginning to :meth:`close`: the environments of a group give theirs
+    back when it ends, and without another share the interpreters would start anew with every group.
+    """
 
     def __init__(self, plan: Plan, agent: Agent) -> None:
         self._plan, self._agent = plan, agent
         self._source = open_source(**plan.problems.model_dump())
+        self._tools = SharedTools(plan.env)
 
     def play(self, group: int, *, skip: Collection[int] = ()) -> list[Trajectory]:
         """The episodes of group ``group``, all at once; in ticket order, without those in ``skip``.
@@ -76,3 +82,7 @@ class GroupPlayer:
         with closing(slots):
             played = [trajectory for finished in slots.run() for trajectory in finished]
         return sorted(played, key=lambda trajectory: trajectory.ticket)
+
+    def close(self) -> None:
+        """Give the sandbox back; idempotent."""
+        self._tools.close()

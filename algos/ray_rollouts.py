@@ -27,57 +27,24 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from agents.base import Agent
 from agents.config import AgentConfig
-from agents.embedded import EmbeddedAgent
 from agents.gate import Gate
-from agents.player import GroupPlayer, Plan
-from agents.registry import AgentSetup, make_agent
-from agents.sglang.agent import SGLangAgent
+from agents.player import Plan
 from algos.config import RayConfig
 from algos.groups import GroupBuffer
+from algos.ray_worker import RolloutWorker
 from algos.rollouts import RolloutState
-from algos.sync.export import load_weights, named_weights
+from algos.sync.export import named_weights
 from retool_env.errors import InfrastructureError, MissingExtraError, UsageError
 from retool_env.feeder import FeederState
-from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory
 
-__all__ = ["RayRollouts", "RayWeights", "RolloutWorker"]
+__all__ = ["RayRollouts", "RayWeights"]
 
 MAX_DEATHS: Final = 5
-"""Of workers without a finished group in between; then something is wrong that a new worker does not cure."""
+"""Of each worker, without a finished group in between: then something is wrong that a new worker does not cure."""
 WAIT_SECONDS: Final = 60.0
 _log = logging.getLogger(__name__)
-
-
-class RolloutWorker:
-    """What runs in a worker's process; every method is called through Ray, several at a time."""
-
-    def __init__(self, plan: Plan, agent: AgentConfig, threads: int | None) -> None:
-        self._player, self._agent = _open(plan, agent, threads)
-
-    def play(self, group: int, skip: tuple[int, ...]) -> list[Trajectory]:
-        return self._player.play(group, skip=skip)
-
-    def set_version(self, version: int, weights: Mapping[str, Tensor] | None) -> None:
-        """The policy has a new version: with these weights, or with what the servers have got."""
-        if isinstance(self._agent, EmbeddedAgent):
-            with self._agent.paused():
-                if weights:
-                    load_weights(self._agent.model, weights.items())
-                self._agent.set_version(version)
-        elif isinstance(self._agent, SGLangAgent):
-            self._agent.adopt(version)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-
-def _open(plan: Plan, config: AgentConfig, threads: int | None) -> tuple[GroupPlayer, Agent]:
-    source = open_source(**plan.problems.model_dump())
-    agent = make_agent(AgentSetup(config=config, env=plan.env, source=source, seed=plan.seed, threads=threads))
-    return GroupPlayer(plan, agent), agent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +64,7 @@ class _Worker:
 
 
 class RayRollouts:
-    """The driver. Implements :class:`~algos.rollouts.Rollouts`.
+    """The driver. Implements :class:`~algos.rollouts.Replaying`.
 
     Args:
         plan: what is played.
@@ -105,7 +72,6 @@ class RayRollouts:
         config: how many workers, and where.
         gate: which tickets may begin.
         groups_per_step: complete groups that a step takes.
-        num_groups: of the whole run; ``None`` for no end.
         threads: of torch in each worker.
 
     Raises:
@@ -120,33 +86,41 @@ class RayRollouts:
         *,
         gate: Gate,
         groups_per_step: int,
-        num_groups: int | None = None,
         threads: int | None = None,
     ) -> None:
         self._ray = _import_ray()
         self._plan, self._agent, self._config, self._threads = plan, agent, config, threads
-        self._gate, self._groups_per_step, self._num_groups = gate, groups_per_step, num_groups
+        self._gate, self._groups_per_step = gate, groups_per_step
         self._feeder = plan.feeder()
         self._buffer = GroupBuffer(plan.group_size)
         self._next = 0
         self._kept: dict[int, tuple[int, ...]] = {}  # members of begun groups that need not be played again
         self._published: tuple[int, Any] | None = None  # version and weights, for a worker that starts late
         self._deaths = 0
-        self.lost = 0
-        """Episodes that died with their worker and were played again, so far."""
+        self._lost = 0
+        self._is_lost = _signs_of_death(self._ray)
         self._owns_ray = not self._ray.is_initialized()
         self._start_ray()
         self._workers = [_Worker(self._spawn()) for _ in range(config.workers)]
 
     def collect(self, step: int) -> list[Trajectory]:
-        while self._buffer.num_complete < self._groups_per_step:
+        return self._collected(self._groups_per_step)
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        self._gate.admit_more(num_groups * self._plan.group_size)
+        return self._collected(num_groups)
+
+    def _collected(self, num_groups: int) -> list[Trajectory]:
+        while self._buffer.num_complete < num_groups:
             self._hand_out()
             pending = [result for worker in self._workers for result in worker.groups]
             assert pending, "the gate admits what a step takes"
             done, _ = self._ray.wait(pending, num_returns=1, timeout=WAIT_SECONDS)
+            if not done:
+                _log.warning("no group ended for %g s; %d are played, or wait for a worker", WAIT_SECONDS, len(pending))
             for result in done:
                 self._take(result)
-        return self._buffer.take(self._groups_per_step)
+        return self._buffer.take(num_groups)
 
     def set_version(self, version: int) -> None:
         """See :class:`~algos.rollouts.Rollouts`; workers whose agent talks to servers learn the number."""
@@ -162,22 +136,29 @@ class RayRollouts:
         waiting = {worker.actor.set_version.remote(version, shared): worker for worker in self._workers}
         for result, worker in waiting.items():
             try:
-                self._ray.get(result)
-            except self._ray.exceptions.RayActorError as error:
+                self._get(result)
+            except self._is_lost as error:
                 self._replace(worker, error)
+
+    def take_lost(self) -> int:
+        lost, self._lost = self._lost, 0
+        return lost
 
     def state_dict(self) -> RolloutState:
         waiting = tuple(trajectory.to_json() for trajectory in self._buffer.waiting())
-        return RolloutState(feeder=FeederState.model_validate(self._feeder.state_dict()), waiting=waiting)
+        feeder = FeederState.model_validate(self._feeder.state_dict())
+        return RolloutState(feeder=feeder, waiting=waiting, extra=self._gate.extra)
 
     def load_state_dict(self, state: RolloutState) -> None:
+        self._gate.admit_more(state.extra)
         if state.feeder is None:
             return
         self._feeder.load_state_dict(state.feeder.model_dump())
         for line in state.waiting:
             self._buffer.add(Trajectory.from_json(line))
         self._next = state.feeder.first // self._plan.group_size
-        for ticket in range(self._next * self._plan.group_size, max(state.feeder.finished, default=-1) + 1):
+        end = max((state.feeder.first, *(ticket + 1 for ticket in state.feeder.finished)))
+        for ticket in range(self._next * self._plan.group_size, end):
             if state.feeder.is_finished(ticket):
                 group = ticket // self._plan.group_size
                 self._kept[group] = (*self._kept.get(group, ()), ticket)
@@ -192,7 +173,7 @@ class RayRollouts:
     def _hand_out(self) -> None:
         """Give the next admitted groups to the workers with the fewest."""
         size = self._plan.group_size
-        while self._workers and (self._num_groups is None or self._next < self._num_groups):
+        while self._workers:
             if not self._gate.is_open(self._next * size):
                 return
             worker = min(self._workers, key=lambda candidate: len(candidate.groups))
@@ -210,34 +191,44 @@ class RayRollouts:
         """A group is played, or its worker is dead."""
         worker = next(worker for worker in self._workers if result in worker.groups)
         try:
-            trajectories = self._ray.get(result)
-        except self._ray.exceptions.RayActorError as error:
+            trajectories: list[Trajectory] = self._get(result)
+        except self._is_lost as error:
             self._replace(worker, error)
             return
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, UsageError) else error from None
         self._deaths = 0
         del worker.groups[result]
         for trajectory in trajectories:
             self._buffer.add(trajectory)
             self._feeder.mark_finished(trajectory.ticket)
 
+    def _get(self, result: Any) -> Any:
+        """What a worker returned. What its code raised is raised here, a mistake of the user as it was."""
+        known = self._ray.exceptions
+        try:
+            return self._ray.get(result)
+        except known.RayActorError as error:
+            if not error.actor_init_failed:
+                raise
+            failure = error.args[0]  # no death: another worker would fail to start in the same way
+        except known.RayTaskError as error:
+            failure = error
+        raise failure.cause if isinstance(failure.cause, UsageError) else failure from None
+
     def _replace(self, worker: _Worker, error: Exception) -> None:
         """Start another worker and give it the groups of the dead one."""
         self._deaths += 1
         lost = sum(self._plan.group_size - len(order.skip) for order in worker.groups.values())
-        self.lost += lost
-        reason = str(error).splitlines()[0]
+        self._lost += lost
+        reason = " ".join(str(error).split())[:300]
         _log.error("a rollout worker died (%s); %d episodes are played again", reason, lost)
-        if self._deaths > MAX_DEATHS:
+        if self._deaths > MAX_DEATHS * len(self._workers):
             raise InfrastructureError(
                 f"{self._deaths} rollout workers died without finishing a group ({reason}); look at the logs of Ray, "
                 "most often memory, and go on with resume=true"
             )
         orders, worker.groups = list(worker.groups.values()), {}
+        self._ray.kill(worker.actor, no_restart=True)  # it may be alive and out of reach, and hold what the next needs
         worker.actor = self._spawn()
-        if self._published is not None:
-            worker.actor.set_version.remote(*self._published)  # calls of one caller begin in order
         for order in orders:
             self._submit(worker, order.group, order.skip)
 
@@ -251,12 +242,13 @@ class RayRollouts:
             "max_restarts": 0,  # a restarted actor would have lost its weights; it is replaced here
         }
         actor = self._ray.remote(RolloutWorker).options(**options)
-        return actor.remote(self._plan, self._agent, self._threads)
+        return actor.remote(self._plan, self._agent, self._threads, *(self._published or ()))
 
     def _start_ray(self) -> None:
         if not self._owns_ray:
             return
         config = self._config
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or Ray tells its makers about every run
         cpus = max(1, math.ceil(config.num_cpus * config.workers))
         where = {"address": config.address} if config.address else {"num_cpus": cpus, "include_dashboard": False}
         try:
@@ -286,3 +278,9 @@ def _import_ray() -> Any:
     except ImportError as error:
         raise MissingExtraError("rollout.ray.workers", "ray") from error
     return ray
+
+
+def _signs_of_death(ray: Any) -> tuple[type[Exception], ...]:
+    """What a result raises whose worker is gone: killed, with its machine, or by Ray when memory runs out."""
+    known = ray.exceptions
+    return (known.RayActorError, known.OutOfMemoryError, known.NodeDiedError, known.ObjectLostError)

@@ -16,7 +16,7 @@ runs, :mod:`algos.store` reads what another run stored.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
@@ -27,7 +27,7 @@ from retool_env.config import EnvConfig
 from retool_env.feeder import Feeder, FeederState, OnEnd
 from retool_env.trajectory import Trajectory
 
-__all__ = ["PlainRollouts", "RolloutState", "Rollouts"]
+__all__ = ["PlainRollouts", "Replaying", "RolloutState", "Rollouts"]
 
 
 class RolloutState(BaseModel):
@@ -80,6 +80,15 @@ class Rollouts(Protocol):
 
     def close(self) -> None:
         """End what runs; idempotent."""
+        ...
+
+
+@runtime_checkable
+class Replaying(Rollouts, Protocol):
+    """Rollouts that may lose episodes with the process that plays them, and play them again."""
+
+    def take_lost(self) -> int:
+        """Episodes that were lost so since the last call."""
         ...
 
 

@@ -67,7 +67,6 @@ def _ray_rollouts(config: TrainConfig, env: EnvConfig, gate: Gate) -> Rollouts:
         rollout.ray,
         gate=gate,
         groups_per_step=algo.prompts_per_step,
-        num_groups=algo.steps * algo.prompts_per_step,
         threads=config.threads,
     )
 

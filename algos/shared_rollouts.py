@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from algos.algo_config import AlgoConfig
 from algos.groups import differs, split
 from algos.policy.world import World
-from algos.rollouts import Rollouts, RolloutState
+from algos.rollouts import Replaying, Rollouts, RolloutState
 from retool_env.trajectory import Trajectory
 
 __all__ = ["SharedRollouts", "collect"]
@@ -48,6 +48,10 @@ class SharedRollouts:
     def load_state_dict(self, state: RolloutState) -> None:
         if self._rollouts is not None:
             self._rollouts.load_state_dict(state)
+
+    def take_lost(self) -> int:
+        """See :class:`~algos.rollouts.Replaying`; 0 on all ranks but the first."""
+        return self._rollouts.take_lost() if isinstance(self._rollouts, Replaying) else 0
 
     def close(self) -> None:
         if self._rollouts is not None:

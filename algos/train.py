@@ -35,7 +35,7 @@ from algos.logger import RunLogger
 from algos.metrics import Metrics
 from algos.players import Player, make_player, with_workers
 from algos.policy.world import World
-from algos.rollouts import Rollouts
+from algos.rollouts import Replaying, Rollouts
 from algos.setup import make_rollouts, open_store, replay_rollouts
 from algos.shared_rollouts import SharedRollouts, collect
 from algos.store import RolloutStore
@@ -207,6 +207,8 @@ def _loop(job: _Job, *, first_step: int) -> None:
         metrics = job.learner.learn(trajectories, step=step, timing=timing)
         if step + 1 < steps:
             job.rollouts.set_version(step + 1)
+        if isinstance(job.rollouts, Replaying):
+            metrics["num_lost"] = float(job.rollouts.take_lost())
         num_tokens = sum(len(t.transcript) for t in trajectories)
         metrics |= timing.metrics(num_tokens=num_tokens, num_ranks=job.world.size)
         _log(job, step, trajectories, metrics)

@@ -106,8 +106,15 @@ class SGLangServer:
         self._http.send("POST", "/continue_generation", {})
 
     def flush_cache(self, *, seconds: float = 30.0) -> None:
-        """Forget what was computed. Waits up to ``seconds`` for running requests; refused when some are left."""
-        self._http.send("POST", f"/flush_cache?timeout={seconds:g}", seconds=seconds + MARGIN)
+        """Forget what was computed. Waits up to ``seconds`` for running requests; refused when some are left.
+
+        In a pause of ``retract`` requests wait in the server's queue. A flush that waits would wait for them too, one
+        that does not wait lets them be; so that is tried first.
+        """
+        try:
+            self._http.send("POST", "/flush_cache")
+        except RefusedError:
+            self._http.send("POST", f"/flush_cache?timeout={seconds:g}", seconds=seconds + MARGIN)
 
     def begin_update(self) -> bool:
         """Open a session of weight updates. False on servers before 0.5.21, which need and have none."""

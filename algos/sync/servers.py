@@ -12,6 +12,7 @@ current version before it is used again; with the others it waits for the next v
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections import Counter
@@ -29,7 +30,8 @@ from agents.base import Sampling
 from agents.sglang.agent import SGLangAgent
 from agents.sglang.server import RefusedError, SGLangServer
 from agents.sglang.wire import GenerateRequest
-from algos.sync.transports import Failures, Transport, on_all
+from algos.sync.session import Failures, on_all
+from algos.sync.transports import Transport
 from retool_env.errors import EngineError, InfrastructureError
 
 __all__ = ["ServerWeights"]
@@ -101,6 +103,7 @@ class ServerWeights:
         failures |= _odd_ones([server for server in servers if server not in failures], name)
         for server, error in failures.items():
             _log.error("%s has not got weights %s: %s", server.url, name, error)
+            _disown(server, name)
             agent.exclude(server, error)
         if len(failures) == len(servers):
             causes = "; ".join(str(error) for error in failures.values())
@@ -141,6 +144,13 @@ def _odd_ones(servers: Sequence[SGLangServer], name: str) -> Failures:
         if found and repr(found) != usual:
             failures[server] = EngineError(f"{server.url} has other weights than most servers (checksums differ)")
     return failures | lost
+
+
+def _disown(server: SGLangServer, name: str) -> None:
+    """Take the name off what is not these weights: by it a server is found fit for use again."""
+    with contextlib.suppress(EngineError):  # one that does not answer has failed before it could get the name
+        if server.model_info().weight_version == name:
+            server.set_weight_version(f"not-{name}")
 
 
 def _checksums(server: SGLangServer) -> tuple[Mapping[str, str], ...]:

@@ -14,10 +14,10 @@ group     any machine, one network               gloo or NCCL from rank 0 of the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import torch
@@ -28,13 +28,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 from agents.sglang.server import SGLangServer
 from algos.sync.export import named_weights, without_adapters
 from algos.sync.folder import prune, version_folder, write_weights
+from algos.sync.session import Failures, on_all, send_pieces
 from algos.sync.wire import Named, buckets, free_port, handles, join_group, own_address
 from retool_env.errors import EngineError
 
-__all__ = ["BroadcastTransport", "DiskTransport", "Failures", "TensorTransport", "Transport", "on_all"]
+__all__ = ["BroadcastTransport", "DiskTransport", "TensorTransport", "Transport"]
 
-Failures = dict[SGLangServer, EngineError]
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -57,27 +56,6 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def on_all(
-    servers: Sequence[SGLangServer], action: Callable[[SGLangServer], T]
-) -> tuple[dict[SGLangServer, T], Failures]:
-    """``action`` at every server at once: what it gave, and what went wrong, by server."""
-    done: dict[SGLangServer, T] = {}
-    failures: Failures = {}
-    if not servers:
-        return done, failures
-    with ThreadPoolExecutor(len(servers)) as pool:
-        waiting = {server: pool.submit(action, server) for server in servers}
-    for server, future in waiting.items():
-        error = future.exception()
-        if error is None:
-            done[server] = future.result()
-        elif isinstance(error, EngineError):
-            failures[server] = error
-        else:
-            raise error
-    return done, failures
 
 
 class DiskTransport:
@@ -130,7 +108,7 @@ class TensorTransport:
 
     def send(self, model: nn.Module, name: str, servers: Sequence[SGLangServer]) -> Failures:
         pieces = buckets(named_weights(model, dtype=self._dtype), self._bucket_bytes)
-        return _send_pieces(pieces, name, servers, self._send_piece)
+        return send_pieces(pieces, name, servers, self._send_piece)
 
     def restore(self, server: SGLangServer, name: str) -> None:
         raise EngineError(f"{server.url} came back without weights {name!r}; it gets the next ones")
@@ -177,7 +155,7 @@ class BroadcastTransport:
         failures = self._join(servers) if servers and tuple(servers) != self._members else {}
         members = [server for server in servers if server not in failures]
         pieces = buckets(named_weights(model, dtype=self._dtype), self._bucket_bytes)
-        lost = _send_pieces(pieces, name, members, self._send_piece)
+        lost = send_pieces(pieces, name, members, self._send_piece)
         if lost:
             self.close()
         return failures | lost
@@ -259,29 +237,6 @@ class BroadcastTransport:
                 _log.error("the broadcast of weights %s broke: %s", name, " ".join(str(error).split())[:200])
                 self._leave()  # the others wait for ever in a group that nobody closes
             return receiving.result()[1]
-
-
-def _send_pieces(
-    pieces: Iterator[list[Named]],
-    name: str,
-    servers: Sequence[SGLangServer],
-    send: Callable[[list[Named], str, Sequence[SGLangServer]], Failures],
-) -> Failures:
-    """A session of updates around ``send`` of every piece. A server that failed gets no further piece."""
-    able = list(servers)
-    _, failures = on_all(able, SGLangServer.begin_update)
-    for piece in pieces:  # to the end, whatever fails: gathering needs all ranks
-        able = [server for server in servers if server not in failures]
-        if able:
-            failures |= send(piece, name, able)
-    able = [server for server in servers if server not in failures]
-    failures |= on_all(able, _end_update)[1]
-    return failures
-
-
-def _end_update(server: SGLangServer) -> None:
-    server.end_update()
-    server.flush_cache()
 
 
 def _finish(server: SGLangServer, *, success: bool, flushed: bool, message: str) -> None:

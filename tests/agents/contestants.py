@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,7 +24,7 @@ from retool_env.problems import Problem
 from retool_env.tokenizer import Tokenizer
 from tests.agents.chat_server import chat_server
 from tests.agents.fake_server import fake_sglang
-from tests.agents.real_sglang import real_sglang
+from tests.agents.real_sglang import shared_sglang
 
 QUESTION = "What is 3 + 4?"
 TEXT = "The sum of three and four is seven, so the answer is seven."
@@ -83,8 +82,11 @@ def sglang_real(folder: Path) -> Iterator[Contestant]:
     if url := os.environ.get("RETOOL_SGLANG_URL"):
         yield _sglang("sglang-real", url, Path(SGLangServer(url).model_info().model_path))
         return
-    with TemporaryDirectory() as logs, real_sglang(folder, Path(logs)) as server:
-        yield _sglang("sglang-real", server.url, folder)
+    url = shared_sglang(folder).url
+    client = SGLangServer(url)
+    client.update_from_disk(str(folder), version="default")  # whatever other tests have left behind
+    client.close()
+    yield _sglang("sglang-real", url, folder)
 
 
 def _sglang(name: str, url: str, folder: Path) -> Contestant:

@@ -6,9 +6,12 @@ are skipped. The server starts through ``tests/sglang_cpu``, which fills in for 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +37,9 @@ ENVIRONMENT = {
     "PYTHONPATH": str(SHIM),
     "SGLANG_USE_CPU_ENGINE": "1",
 }
+
+_shared = contextlib.ExitStack()
+atexit.register(_shared.close)
 
 
 def installation() -> Installation:
@@ -63,3 +69,45 @@ def real_sglang(model: Path, logs: Path) -> Iterator[ServerProcess]:
     with ServerProcess(spec(model, logs)) as server:
         print(f"SGLang {installation().version} on {server.url} was ready after {time.monotonic() - began:.0f} s")
         yield server
+
+
+@functools.cache
+def shared_sglang(model: Path) -> ServerProcess:
+    """One server for all test modules that ask for ``model``, because a start takes half a minute and more.
+
+    It lives as long as this process. Whoever gets it must load the weights that it needs.
+    """
+    logs = _shared.enter_context(tempfile.TemporaryDirectory(prefix="retool-sglang-"))
+    return _shared.enter_context(real_sglang(model, Path(logs)))
+
+
+def processes_of(port: int) -> list[int]:
+    """The server at ``port`` and its children, the one that holds the model first."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    (main,) = [pid for pid in parents if _is_server(pid, port)]
+    family = {main}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sorted(family, key=_memory, reverse=True)
+
+
+def _is_server(pid: int, port: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return (
+        LAUNCHER.encode() in command
+        and str(port).encode() in command
+        and not any(b"guard.py" in part for part in command)
+    )
+
+
+def _memory(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1])

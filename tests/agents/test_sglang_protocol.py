@@ -328,6 +328,19 @@ def test_a_flush_that_fails_is_no_failed_update(server: SGLangServer, prompt: li
     server.flush_cache()
 
 
+def test_a_flush_in_a_pause_must_not_wait(server: SGLangServer, prompt: list[int]) -> None:
+    """Requests that were put back into the queue do not hold it up, but one that waits for idleness waits for them."""
+    with in_flight(server, prompt, uuid.uuid4().hex, 200) as running:
+        server.pause("retract")
+        try:
+            assert post(server, "/flush_cache?timeout=0.5", {}).status_code == 400
+            assert post(server, "/flush_cache", {}).status_code == 200
+            server.flush_cache(seconds=0.5)
+        finally:
+            server.resume()
+        assert len(running.result(120)["output_ids"]) == 200
+
+
 def test_renaming_weights_leaves_requests_alone(server: SGLangServer, prompt: list[int]) -> None:
     before = server.model_info().weight_version or "default"
     with in_flight(server, prompt, uuid.uuid4().hex, 200) as running:
@@ -337,8 +350,14 @@ def test_renaming_weights_leaves_requests_alone(server: SGLangServer, prompt: li
     server.set_weight_version(before)
 
 
-def test_a_session_of_updates_can_be_opened(server: SGLangServer) -> None:
-    assert server.begin_update() and server.end_update()
+def test_a_session_of_updates_is_opened_once_and_closed_once(server: SGLangServer) -> None:
+    """So one that a trainer leaves open keeps all others out."""
+    assert server.begin_update()
+    with pytest.raises(RefusedError, match="already open"):
+        server.begin_update()
+    assert server.end_update()
+    with pytest.raises(RefusedError, match="no weight-update session is open"):
+        server.end_update()
 
 
 def test_the_server_says_what_it_is(server: SGLangServer, tiny_folder: Path) -> None:

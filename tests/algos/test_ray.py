@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,36 @@ from agents.config import AgentConfig
 from agents.gate import Gate
 from agents.player import GroupPlayer, Plan
 from agents.registry import AgentSetup, make_agent
-from algos.config import RayConfig
+from agents.run_folder import read_metrics
+from algos.config import RayConfig, TrainConfig
 from algos.ray_rollouts import RayRollouts
+from algos.rollouts import RolloutState
+from algos.train import train
+from retool_env.compose import compose
 from retool_env.config import EnvConfig, ProblemsConfig
+from retool_env.errors import InfrastructureError, UsageError
+from retool_env.feeder import FeederState
 from retool_env.sources import open_source
+from tests.algos.processes import ray_workers
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'retool-env[ray]'")
 pytestmark = pytest.mark.slow
 
 ORACLE = AgentConfig(name="oracle")
+SLOW = AgentConfig(
+    name="scripted",
+    options={"turns": ["<code>import time; time.sleep(1)</code>", r"<answer>\boxed{1}</answer>"]},
+)
 GROUPS, SIZE = 3, 2  # of a step, of a group
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One for all tests: Ray takes some seconds to start."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -35,70 +56,98 @@ def plan() -> Plan:
     return Plan(seed=3, group_size=SIZE, problems=problems, env=env, sampling=Sampling())
 
 
-@pytest.fixture
-def rollouts(plan: Plan) -> Iterator[RayRollouts]:
+def start(plan: Plan, agent: AgentConfig = ORACLE, *, workers: int = 2) -> closing[RayRollouts]:
     gate = Gate(tickets_per_step=GROUPS * SIZE, staleness=1)
-    made = RayRollouts(plan, ORACLE, RayConfig(workers=2, groups=2), gate=gate, groups_per_step=GROUPS, threads=1)
-    try:
-        yield made
-    finally:
-        made.close()
+    config = RayConfig(workers=workers, groups=2)
+    return closing(RayRollouts(plan, agent, config, gate=gate, groups_per_step=GROUPS, threads=1))
 
 
 def here(plan: Plan, group: int):
     source = open_source(**plan.problems.model_dump())
-    return GroupPlayer(plan, make_agent(AgentSetup(config=ORACLE, env=plan.env, source=source))).play(group)
+    with closing(GroupPlayer(plan, make_agent(AgentSetup(config=ORACLE, env=plan.env, source=source)))) as player:
+        return player.play(group)
 
 
-def test_workers_play_what_this_process_would(plan: Plan, rollouts: RayRollouts) -> None:
+def steps(rollouts: RayRollouts, num: int):
     played = []
-    for step in range(3):
+    for step in range(num):
         rollouts.set_version(step)
-        played += rollouts.collect(step)
-    tickets = [trajectory.ticket for trajectory in played]
-    assert len(set(tickets)) == len(tickets) == 3 * GROUPS * SIZE
-    for trajectory in here(plan, played[0].group):
-        twin = next(other for other in played if other.ticket == trajectory.ticket)
-        assert twin.transcript.token_ids.tolist() == trajectory.transcript.token_ids.tolist()
-        assert twin.record.reward == trajectory.record.reward
+        taken = rollouts.collect(step)
+        assert len(taken) == GROUPS * SIZE
+        played += taken
+    assert len({trajectory.ticket for trajectory in played}) == len(played)
+    return played
 
 
-def test_a_killed_worker_loses_nothing(rollouts: RayRollouts) -> None:
-    rollouts.set_version(0)
-    victim = ray.get(rollouts._workers[0].actor.pid.remote())
-    killer = threading.Thread(target=lambda: (time.sleep(0.3), os.kill(victim, signal.SIGKILL)))
-    killer.start()
-    played = []
-    for step in range(6):
-        rollouts.set_version(step)
-        played += rollouts.collect(step)
-    killer.join()
-    tickets = [trajectory.ticket for trajectory in played]
-    assert len(set(tickets)) == len(tickets) == 6 * GROUPS * SIZE
-    assert all(trajectory.record.correct for trajectory in played)
-    assert ray.get(rollouts._workers[0].actor.pid.remote()) != victim
+def test_workers_play_what_this_process_would(plan: Plan) -> None:
+    with start(plan) as rollouts:
+        played = {trajectory.ticket: trajectory for trajectory in steps(rollouts, 3)}
+        assert rollouts.take_lost() == 0
+    for group in {trajectory.group for trajectory in played.values()}:
+        for trajectory in here(plan, group):
+            twin = played[trajectory.ticket]
+            assert twin.transcript.token_ids.tolist() == trajectory.transcript.token_ids.tolist()
+            assert twin.record.reward == trajectory.record.reward == 1.0
 
 
-def test_a_run_goes_on_where_it_was(plan: Plan, rollouts: RayRollouts) -> None:
-    rollouts.set_version(0)
-    first = rollouts.collect(0)
-    state = rollouts.state_dict()
-    gate = Gate(tickets_per_step=GROUPS * SIZE, staleness=1)
-    again = RayRollouts(plan, ORACLE, RayConfig(workers=1), gate=gate, groups_per_step=GROUPS, threads=1)
-    try:
+def test_a_killed_worker_loses_nothing(plan: Plan) -> None:
+    """It is killed while it sleeps in programs, so what it plays is lost for certain."""
+    with start(plan, SLOW) as rollouts:
+        rollouts.set_version(0)
+        victim = ray.get(rollouts._workers[0].actor.pid.remote())
+        held = len(rollouts._workers[0].groups)
+        os.kill(victim, signal.SIGKILL)
+        steps(rollouts, 4)
+        assert rollouts.take_lost() == held * SIZE > 0
+        assert rollouts.take_lost() == 0
+        assert ray.get(rollouts._workers[0].actor.pid.remote()) != victim
+
+
+def test_a_run_goes_on_where_it_was(plan: Plan) -> None:
+    with start(plan) as rollouts:
+        first = steps(rollouts, 1)
+        state = rollouts.state_dict()
+    with start(plan, workers=1) as again:
         again.load_state_dict(state)
         again.set_version(1)
         second = again.collect(1)
-    finally:
-        again.close()
     assert not {t.ticket for t in first} & {t.ticket for t in second}
 
 
+def test_a_group_that_was_begun_is_completed(plan: Plan) -> None:
+    """Another kind of rollouts leaves groups half-finished in a checkpoint; these play the rest of them."""
+    kept = [here(plan, 0)[0], here(plan, 2)[1]]
+    state = FeederState.model_validate(plan.feeder().state_dict() | {"first": 1, "finished": (5,)})
+    with start(plan, workers=1) as rollouts:
+        rollouts.load_state_dict(RolloutState(feeder=state, waiting=tuple(t.to_json() for t in kept)))
+        assert [trajectory.ticket for trajectory in steps(rollouts, 1)] == list(range(6))
+
+
+def test_a_mistake_of_the_user_is_told_as_it_was(plan: Plan) -> None:
+    with start(plan, AgentConfig(name="scripted", options={"turns": []}), workers=1) as rollouts:
+        with pytest.raises(UsageError) as caught:
+            steps(rollouts, 1)
+        assert str(caught.value) == "agent.options.turns=[]: give at least one text"
+
+
+def test_workers_that_always_die_end_the_run(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "mortal.py").write_text(
+        "import os\n\n\nclass Mortal:\n    def __init__(self, setup): ...\n\n"
+        "    def act(self, request):\n        os._exit(1)\n"
+    )
+    mortal = AgentConfig(name=f"{tmp_path / 'mortal.py'}:Mortal")
+    with start(plan, mortal, workers=1) as rollouts, pytest.raises(InfrastructureError, match="6 rollout workers died"):
+        steps(rollouts, 1)
+
+
 def test_training_with_workers_that_hold_the_engine(cold_start: Path, tmp_path: Path) -> None:
-    from agents.run_folder import read_metrics
-    from algos.config import TrainConfig
-    from algos.train import train
-    from retool_env.compose import compose
+    """A worker that takes the place of a dead one has the weights of the day: what it samples is what is scored."""
+    metrics = tmp_path / "run" / "metrics.jsonl"
+
+    def kill_one() -> None:
+        while not (metrics.is_file() and metrics.read_text().count("\n") >= 2):
+            time.sleep(0.05)
+        os.kill(ray_workers(os.getpid())[0], signal.SIGKILL)
 
     overrides = [
         "experiment=tiny_grpo",
@@ -107,14 +156,21 @@ def test_training_with_workers_that_hold_the_engine(cold_start: Path, tmp_path: 
         "deterministic=false",
         "rollout.ray.workers=2",
         "rollout.ray.groups=4",
-        "algo.steps=2",
+        "algo.steps=5",
         "algo.prompts_per_step=6",
+        "optim.lr=1e-3",
         "eval.every=0",
         "eval.problems.size=20",
         "eval.greedy=false",
         "threads=1",
     ]
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
     train(compose("train", TrainConfig, overrides))
-    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "train"]
-    assert len(rows) == 2
-    assert all(float(str(row["logprob_gap/max"])) <= 1e-4 for row in rows if "logprob_gap/max" in row)
+    killer.join()
+    rows = [row for row in read_metrics(metrics) if row["phase"] == "train"]
+    assert len(rows) == 5
+    gaps = [float(str(row["logprob_gap/max"])) for row in rows if "logprob_gap/max" in row]
+    assert gaps and max(gaps) <= 1e-4
+    assert sum(row["num_lost"] for row in rows) > 0
+    assert [row["groups/withheld_samples"] for row in rows] == [0] * 5, "all of it by the weights of its step"

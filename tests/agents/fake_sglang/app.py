@@ -235,6 +235,9 @@ class Api:
         return JSONResponse({"success": True, "message": "", "new_version": body["new_version"]})
 
     async def session(self, opened: bool, request: Request) -> Response:
+        if self.updating == opened:
+            message = f"{'a' if opened else 'no'} weight-update session is {'already ' if opened else ''}open"
+            return JSONResponse({"success": False, "message": message}, status_code=400)
         self.updating = opened
         return JSONResponse({"success": True, "message": ""})
 

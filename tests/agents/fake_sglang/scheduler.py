@@ -70,8 +70,11 @@ class Scheduler:
             self.lock.notify_all()
 
     def flush(self, timeout: float) -> None:
+        """At once, if need be in a pause with a queue; with a ``timeout`` as soon as there are no requests at all."""
         with self.lock:
-            if not self.lock.wait_for(self._flushable, timeout):
+            if timeout and not self.lock.wait_for(lambda: not self.running and not self.waiting, timeout):
+                raise Refused("Timed out waiting for idle state.")
+            if not self._flushable():
                 raise Refused("Flush cache failed: there are running or queued requests")
             self._cache.clear()
 
