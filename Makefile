@@ -31,7 +31,7 @@ demo: $(SET_UP)
 	$(BIN)/retool demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not sglang"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not sglang"
 
 test-slow: $(SET_UP)
 	$(BIN)/python -m pytest -m "slow and not sglang"

@@ -11,6 +11,7 @@ trajectories in the same order wherever the agent's answers do not depend on who
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any
@@ -132,10 +133,9 @@ def play(
         on_end=recorder.finish,
     )
     num_slots = max(1, min(num_slots, num_episodes))
-    kind = Slots if batched else FreeSlots
     trajectories: list[Trajectory] = []
-    settings = {"env": env, "num_slots": num_slots, "sampling": sampling or Sampling(), "first_session": first_session}
-    with closing(kind(feeder, recorder, agent, **settings)) as slots:
+    make = functools.partial(Slots if batched else FreeSlots, feeder, recorder, agent, env=env, num_slots=num_slots)
+    with closing(make(sampling=sampling or Sampling(), first_session=first_session)) as slots:
         for finished in slots.run(0, num_episodes) if isinstance(slots, Slots) else slots.run():
             trajectories += finished
             if on_round is not None:

@@ -21,7 +21,7 @@ from algos.schedule import lr_factor
 from algos.scorer import Scorer
 from algos.value import Critic, ValueLoss
 
-__all__ = ["ActorCritic", "CriticParts", "around", "make_actor_critic", "make_optimizer"]
+__all__ = ["ActorCritic", "CriticParts", "Trained", "around", "make_actor_critic", "make_optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,32 +34,41 @@ class CriticParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCritic:
-    """What learns.
+class Trained:
+    """What a checkpoint holds of a trainer.
 
     Attributes:
-        model: the policy, in evaluation mode: no dropout, because the ratio compares with what an engine sampled
-            without it.
-        loss: of the policy.
+        model: the policy. In reinforcement learning it stays in evaluation mode: no dropout, because the ratio compares
+            with what an engine sampled without it.
         optimizer: of the policy's trainable weights.
         critic: where the advantage needs one.
         reference: scores tokens with the reference policy, where a KL penalty needs it.
     """
 
     model: nn.Module
-    loss: PolicyLoss
     optimizer: torch.optim.Optimizer
     critic: CriticParts | None = None
     reference: Reference | None = None
 
     @property
-    def scorer(self) -> Scorer:
-        return self.loss.scorer
-
-    @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """By name."""
         return {"actor": self.optimizer} | ({"critic": self.critic.optimizer} if self.critic else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorCritic(Trained):
+    """What learns by reinforcement.
+
+    Attributes:
+        loss: of the policy.
+    """
+
+    loss: PolicyLoss
+
+    @property
+    def scorer(self) -> Scorer:
+        return self.loss.scorer
 
     def set_progress(self, step: int, config: TrainConfig) -> float:
         """Set the learning rates of a training step; returns the policy's."""

@@ -59,7 +59,10 @@ class Alarms:
                 "algo.correction.weight_cap=2",
             )
         if metrics.get("num_skipped_updates", 0.0):
-            yield "nonfinite", "a loss or gradient was not a finite number; the update was skipped (num_skipped_updates)"
+            yield (
+                "nonfinite",
+                "a loss or gradient was not a finite number; the update was skipped (num_skipped_updates)",
+            )
         full = len(self._recent) == WINDOW
         if full and all(row["groups/zero_spread"] > 0.9 * row["groups/total"] for row in self._recent):
             share = metrics.get("accuracy/mean", 0.0)
@@ -85,6 +88,6 @@ class Alarms:
         if self._most_use > 0.2 and use < 0.02:
             yield (
                 "collapse",
-                f"the policy has stopped calling tools (from {self._most_use:.0%} of its episodes to {use:.0%}); a price on "
-                "calls, failing calls or a broken sandbox teach that",
+                f"the policy has stopped calling tools (from {self._most_use:.0%} of its episodes to {use:.0%}); a "
+                "price on calls, failing calls or a broken sandbox teach that",
             )

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from agents.base import Sampling
 from agents.config import AgentConfig
 from algos.algo_config import AlgoConfig
+from algos.plan.config import ClusterConfig
 from algos.policy.config import PolicyOptions
 from retool_env.config import Config, EnvConfig, ProblemsConfig
 from retool_env.sources.traces import TracePhase
@@ -94,28 +95,6 @@ class ModelConfig(PolicyOptions):
     tiny: TinyModelConfig = TinyModelConfig()
 
 
-class ClusterConfig(Config):
-    """The machines that ``retool plan`` and a dry run reckon with; a real run takes those that ``torchrun`` gives it.
-
-    Attributes:
-        gpus: of the trainer, on all machines together.
-        nodes: machines that these are on.
-        gpu_memory_gb: GiB of one of them.
-        engine_share: share of each that SGLang servers on the same GPUs hold (their ``--mem-fraction-static``).
-    """
-
-    gpus: PositiveInt = 1
-    nodes: PositiveInt = 1
-    gpu_memory_gb: PositiveFloat = 80.0
-    engine_share: float = Field(default=0.0, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _alike(self) -> ClusterConfig:
-        if self.gpus % self.nodes:
-            raise ValueError(f"gpus={self.gpus} on nodes={self.nodes}: every machine has equally many; set a multiple")
-        return self
-
-
 class PeriodicEvalConfig(Config):
     """Evaluation during training, on problems that are never trained on.
 
@@ -164,7 +143,10 @@ class SftConfig(Config):
 
     Attributes:
         out: run folder.
-        resume: with a finished checkpoint in ``out``: only evaluate it.
+        resume: go on from the last checkpoint in ``out``; a finished one is only evaluated.
+        save_every: optimizer steps between checkpoints; the last step is always saved. 0 for only that one.
+        keep_last: checkpoints on the way that stay; ``null`` for all.
+        async_save: write checkpoints while training goes on, from a copy in memory.
         dry_run: check configuration, data and shards without weights, and write nothing; see :mod:`algos.dry_run`.
         seed: of weights, data and order.
         threads: of torch; ``null`` for all cores.
@@ -172,6 +154,10 @@ class SftConfig(Config):
         model: what is trained.
         traces: what it is trained on.
         batch_tokens: tokens of one optimizer step, padding included.
+        micro_batch_tokens: tokens of one forward pass; ``null`` for all of a step.
+        layout: of micro-batches: ``sorted`` or ``packed``.
+        head_rows: tokens of one tile of the LM head.
+        head_columns: vocabulary entries of one tile.
         window: traces within which rows are sorted by length and shuffled.
         optim: the optimizer.
         eval: evaluation at the end; ``eval.every`` counts optimizer steps.
@@ -181,6 +167,9 @@ class SftConfig(Config):
 
     out: str = "runs/sft"
     resume: bool = False
+    save_every: NonNegativeInt = 0
+    keep_last: PositiveInt | None = None
+    async_save: bool = False
     dry_run: bool = False
     seed: int = 0
     threads: PositiveInt | None = None
@@ -188,6 +177,10 @@ class SftConfig(Config):
     model: ModelConfig = ModelConfig()
     traces: TracesConfig = TracesConfig()
     batch_tokens: PositiveInt = 1024
+    micro_batch_tokens: PositiveInt | None = None
+    layout: Literal["sorted", "packed"] = "sorted"
+    head_rows: PositiveInt = 256
+    head_columns: PositiveInt = 4096
     window: PositiveInt = 512
     optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01, warmup_steps=50, schedule="cosine")
     eval: PeriodicEvalConfig = PeriodicEvalConfig(every=0)
@@ -340,7 +333,9 @@ class TrainConfig(Config):
         itself, with the weights that the step starts from."""
         sampling = self.rollout.sampling
         if sampling.temperature == 0:
-            raise ValueError("rollout.sampling.temperature=0: there is nothing to learn from greedy samples; set it > 0")
+            raise ValueError(
+                "rollout.sampling.temperature=0: there is nothing to learn from greedy samples; set it > 0"
+            )
         if (sampling.top_p < 1 or sampling.top_k) and (self.rollout.staleness or self.rollout.replay):
             raise ValueError(
                 f"rollout.sampling={sampling}: with top_p < 1 or top_k > 0 the samples have to come from the weights "

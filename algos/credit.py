@@ -71,7 +71,7 @@ def credit(scored: Scored, algo: AlgoConfig) -> tuple[list[Sample], Metrics]:
         not trains(t.record, mask_overlong=algo.mask_overlong, mask_void=algo.mask_void) for t in scored.trajectories
     ]
     used = given.used & ~np.array(filtered, dtype=np.bool_)
-    rows = [_with(samples[k], given, k) for k in np.flatnonzero(used)]
+    rows = [_with(samples[k], given, k) for k in np.flatnonzero(used).tolist()]
     metrics = {"groups/filtered_samples": float(sum(filtered)), "groups/unused_samples": float((~given.used).sum())}
     return rows, metrics | _spread("critic/advantages", rows, "advantage") | _spread("critic/returns", rows, "returns")
 
@@ -127,4 +127,7 @@ def _spread(prefix: str, rows: Sequence[Sample], name: str) -> Metrics:
     if not rows or getattr(rows[0], name) is None:
         return {}
     values = np.concatenate([np.broadcast_to(getattr(s, name), s.trained.shape)[s.trained] for s in rows])
-    return {f"{prefix}/{name}": float(value) for name, value in zip(("mean", "max", "min"), (values.mean(), values.max(), values.min()), strict=True)}
+    return {
+        f"{prefix}/{name}": float(value)
+        for name, value in zip(("mean", "max", "min"), (values.mean(), values.max(), values.min()), strict=True)
+    }

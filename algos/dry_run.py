@@ -17,7 +17,6 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from algos.isolation import check_layout
 from algos.plan.command import show
 from algos.plan.job import Job, job_of
 from algos.plan.memory import GIB, memory
-from algos.policy.model import _dressed, _shard
+from algos.policy.model import _dressed, _shard, trainable
 from algos.policy.parts import causal_lm
 from algos.policy.world import World
 from algos.scorer import read_states
@@ -78,8 +77,7 @@ def dry_run(config: TrainConfig | SftConfig, samples: Callable[[EnvConfig], Iter
     elif isinstance(config, TrainConfig) and config.rollout.replay is None:
         for name, problems in (("problems", config.problems), ("evaluation", config.eval.problems)):
             out.print(f"{name}: {_about_problems(problems, env)}")
-    if isinstance(config, TrainConfig):
-        _check_layout(config)
+    _check_layout(config)
     _compare(config, job, out)
     show(config, out)
     return Path(config.out)
@@ -93,7 +91,8 @@ def _about_problems(problems: ProblemsConfig, env: EnvConfig) -> str:
     few = range(LOOKED_AT if source.size is None else min(LOOKED_AT, source.size))
     lengths = [len(Episode(source.problem(k), **given).token_ids) for k in few]
     total = "endless" if source.size is None else f"{source.size:,}"
-    return f"{total} of {source.name}; prompts of the first {len(lengths)} have {_range(lengths)} tokens"
+    name = source.name if problems.path is None else Path(problems.path).name
+    return f"{total} of {name}; prompts of the first {len(lengths)} have {_range(lengths)} tokens"
 
 
 def _about_samples(samples: Sequence[Sample]) -> str:
@@ -105,13 +104,15 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{min(numbers):,} to {max(numbers):,}"
 
 
-def _check_layout(config: TrainConfig) -> None:
+def _check_layout(config: TrainConfig | SftConfig) -> None:
+    settings = config.algo if isinstance(config, TrainConfig) else config
     assert config.model.path is not None, "dry_run() sees to it"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(config.model.path))
     if config.model.attention is not None:
         model.config._attn_implementation = config.model.attention
-    check_layout(model, layout=config.algo.layout, max_tokens=config.algo.micro_batch_tokens)
+    most = settings.micro_batch_tokens or (config.batch_tokens if isinstance(config, SftConfig) else 0)
+    check_layout(model, layout=settings.layout, max_tokens=most)
 
 
 def _compare(config: TrainConfig | SftConfig, job: Job, out: Console) -> None:
@@ -197,12 +198,13 @@ def activation_bytes(config: TrainConfig | SftConfig, *, tokens: int) -> int:
     width = getattr(torch, options.compute_dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(config.model.path), dtype=width)
-        backbone = causal_lm(_dressed(model, options, World())).base_model
+        backbone = causal_lm(_dressed(model, options, World())).base_model.eval()
         ids = torch.zeros((1, tokens), dtype=torch.int64)
         trained = torch.ones((1, tokens), dtype=torch.bool)
-    for weight in backbone.parameters():
+    for weight in trainable(backbone):
         weight.register_post_accumulate_grad_hook(_drop_gradient)
-    with _nonzero_on_shapes(), PeakMemory(backbone.parameters()) as peak:
+    peak = PeakMemory(backbone.parameters())
+    with _nonzero_on_shapes(), peak:
         (states,) = read_states(backbone, ids, trained, None, lambda hidden, _: (hidden.sum(-1),))
         states.sum().backward()
     return peak.bytes
@@ -225,8 +227,12 @@ def _nonzero_on_shapes() -> Iterator[None]:
     """A mask on the meta device selects everything."""
     from torch.fx.experimental import _config
 
-    with _config.patch(meta_nonzero_assume_all_nonzero=True):
+    before = _config.meta_nonzero_assume_all_nonzero
+    _config.meta_nonzero_assume_all_nonzero = True
+    try:
         yield
+    finally:
+        _config.meta_nonzero_assume_all_nonzero = before
 
 
 class PeakMemory(TorchDispatchMode):
@@ -238,9 +244,9 @@ class PeakMemory(TorchDispatchMode):
 
     def __init__(self, held: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
-        self.bytes = 0
+        self.bytes: int = 0
         self._now = 0
-        self._alive = {tensor.untyped_storage()._cdata: 0 for tensor in held}
+        self._alive: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in held}
 
     def __torch_dispatch__(
         self,

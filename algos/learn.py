@@ -20,13 +20,14 @@ from torch import nn
 
 from algos.actor_critic import ActorCritic
 from algos.batch import Sample
+from algos.batch.sample import Floats
 from algos.config import TrainConfig
 from algos.credit import Scored, credit, scored_samples
 from algos.groups import differs, split, withhold
 from algos.losses import select_covariant
 from algos.metrics import Metrics, age_metrics, rollout_metrics
-from algos.policy.world import World
 from algos.per_token import per_token
+from algos.policy.world import World
 from algos.sync.base import WeightSync
 from algos.timing import Timing
 from algos.update import update
@@ -91,9 +92,7 @@ class Learner:
             self.parts.reference.refresh()
         return metrics
 
-    def samples(
-        self, trajectories: Sequence[Trajectory], *, step: int, timing: Timing
-    ) -> tuple[list[Sample], Metrics]:
+    def samples(self, trajectories: Sequence[Trajectory], *, step: int, timing: Timing) -> tuple[list[Sample], Metrics]:
         """What a step trains on, with everything that the losses read, and the metrics of all that it took."""
         algo, sampling = self.config.algo, self.config.rollout.sampling
         scored = select(trajectories, self.config, step=step)
@@ -107,7 +106,7 @@ class Learner:
         ]
         ready = self._score(scored.samples, before, timing)  # type: ignore[arg-type]
         if restricted:
-            ready = [replace(s, behaviour_logprobs=s.proximal_logprobs, proximal_logprobs=None) for s in ready]
+            ready = [_as_sampled(sample) for sample in ready]
         rows, more = credit(replace(scored, samples=ready), algo)
         behind = [
             *(["reference_logprobs"] if algo.kl.penalty() else []),
@@ -133,11 +132,24 @@ class Learner:
             module = modules[kind]
             assert module is not None, f"{kind} has a module"
             with timing.stage(STAGES[kind]):
-                rows = per_token(
-                    module, out, max_tokens=algo.micro_batch_tokens, layout=algo.layout, world=self.world
-                )
-            out = [replace(sample, **{kind: row}) for sample, row in zip(out, rows, strict=True)]
+                rows = per_token(module, out, max_tokens=algo.micro_batch_tokens, layout=algo.layout, world=self.world)
+            out = [_with_array(sample, kind, row) for sample, row in zip(out, rows, strict=True)]
         return out
+
+
+def _with_array(sample: Sample, kind: Kind, row: Floats) -> Sample:
+    """The sample with one of its optional arrays."""
+    if kind == "values":
+        return replace(sample, values=row)
+    if kind == "reference_logprobs":
+        return replace(sample, reference_logprobs=row)
+    return replace(sample, proximal_logprobs=row)
+
+
+def _as_sampled(sample: Sample) -> Sample:
+    """The sample with what the trainer computed in place of what the engine said."""
+    assert sample.proximal_logprobs is not None, "it has been scored"
+    return replace(sample, behaviour_logprobs=sample.proximal_logprobs, proximal_logprobs=None)
 
 
 def select(trajectories: Sequence[Trajectory], config: TrainConfig, *, step: int) -> Scored:

@@ -12,8 +12,29 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.console import make_console
 from agents.run_folder import RunFolder
+from algos.config import SftConfig, TrainConfig
+from algos.policy.world import World
+from retool_env.errors import UsageError
 
-__all__ = ["RunLogger"]
+__all__ = ["RunLogger", "open_run"]
+
+
+def open_run(config: SftConfig | TrainConfig, world: World) -> RunFolder | None:
+    """The run folder, on the first rank; what it refuses, all ranks refuse.
+
+    Raises:
+        UsageError: the folder holds a run, or one with another configuration.
+    """
+    run, error = None, None
+    if world.is_main:
+        try:
+            run = RunFolder(config.out, config, resume=config.resume)
+        except UsageError as refused:
+            error = refused
+    error = world.from_main(error)
+    if error is not None:
+        raise error
+    return run
 
 
 class RunLogger:

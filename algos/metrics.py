@@ -1,8 +1,9 @@
 """Numbers of a training step, computed from its trajectories; names follow verl where it has one.
 
-``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. ``response_length`` is of all
-tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote. A family that
-did not occur in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards.
+``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. ``response_length`` is of
+all tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote. A family
+that did not occur in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from
+rewards.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from agents.loading import load_model
 from agents.registry import AgentSetup, make_agent
 from agents.sglang import SGLangAgent
 from algos.config import TrainConfig
+from algos.policy.config import PolicyOptions
 from algos.policy.world import World
 from algos.rollouts import Rollouts
 from algos.sync.base import CopiedWeights, EveryWeights, SharedWeights, WeightSync
@@ -40,7 +41,7 @@ from retool_env.errors import UsageError
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
 
-__all__ = ["Player", "make_player", "with_workers"]
+__all__ = ["Player", "embedded_player", "make_player", "with_workers"]
 
 PROBE: Final = "What is 12 * 34? Think first, then give the answer."
 
@@ -78,16 +79,16 @@ def make_player(config: TrainConfig, env: EnvConfig, model: nn.Module, world: Wo
     if config.agent.name == "embedded":
         if kind != "shared" or config.agent.path:
             raise UsageError("agent=embedded trains with the trainer's own weights: leave out sync.kind, agent.path")
-        engine, sync = _embedded(config, env, model, world)
-    else:
-        if config.agent.name != "sglang":
-            raise UsageError(
-                f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
-                "agent=embedded or agent=sglang"
-            )
-        if kind == "shared":
-            raise UsageError("sync.kind=shared needs agent=embedded; servers take disk, tensor or group")
-        engine, sync = _servers(config, env, model, world, _transport(kind, config))
+        assert config.model.path is not None, "train() sees to it"
+        return embedded_player(config.model, config.model.path, env, model, world, version=version)
+    if config.agent.name != "sglang":
+        raise UsageError(
+            f"agent={config.agent.name!r} has no weights that a trainer can change; train with "
+            "agent=embedded or agent=sglang"
+        )
+    if kind == "shared":
+        raise UsageError("sync.kind=shared needs agent=embedded; servers take disk, tensor or group")
+    engine, sync = _servers(config, env, model, world, _transport(kind, config))
     sync.publish(version)
     return Player(engine=engine, env=env, sync=sync)
 
@@ -103,19 +104,31 @@ def with_workers(player: Player, rollouts: Rollouts | None, model: nn.Module, *,
     return Player(engine=player.engine, env=player.env, sync=EveryWeights((player.sync, workers)))
 
 
+def embedded_player(
+    options: PolicyOptions, path: str, env: EnvConfig, model: nn.Module, world: World, *, version: int
+) -> Player:
+    """A player with an engine in this process, with ``model``'s weights under ``version``.
+
+    Args:
+        options: those of the model.
+        path: checkpoint folder that the model was made from.
+    """
+    engine, sync = _embedded(options, path, env, model, world)
+    sync.publish(version)
+    return Player(engine=engine, env=env, sync=sync)
+
+
 def _embedded(
-    config: TrainConfig, env: EnvConfig, model: nn.Module, world: World
+    options: PolicyOptions, path: str, env: EnvConfig, model: nn.Module, world: World
 ) -> tuple[EmbeddedAgent | None, WeightSync]:
     """An engine on the trainer's own tensors where these are whole and of the type that generates, else on a copy."""
-    options = config.model
     if isinstance(model, PreTrainedModel) and not isinstance(model, FSDPModule):
         engine = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
         return engine, SharedWeights(engine)
     if not world.is_main:
         return None, CopiedWeights(None, model)
-    assert options.path is not None, "train() sees to it"
-    copy = load_model(options.path).to(world.device, getattr(torch, options.compute_dtype)).requires_grad_(False)
-    engine = EmbeddedAgent(copy, load_tokenizer(env.tokenizer))
+    copy = cast(nn.Module, load_model(path)).to(world.device, getattr(torch, options.compute_dtype))
+    engine = EmbeddedAgent(cast(PreTrainedModel, copy.requires_grad_(False)), load_tokenizer(env.tokenizer))
     return engine, CopiedWeights(engine, model)
 
 

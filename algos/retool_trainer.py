@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ class ReToolTrainer:
         self.args = args or TrainingArguments(output_dir="runs/retool")
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         _check(self.args, has_eval=eval_dataset is not None)
-        self._inputs = Path(self.args.output_dir) / INPUTS
+        self._inputs = Path(str(self.args.output_dir)) / INPUTS
         self._own = [
             f"env.max_tool_rounds={max_turns}",
             f"env.max_turn_tokens={max_completion_length}",
@@ -170,18 +171,23 @@ class ReToolTrainer:
         return str(saved)
 
 
+def _name(choice: Enum | str) -> str:
+    """What transformers keeps as an enumeration, as it is written."""
+    return str(choice.value) if isinstance(choice, Enum) else choice
+
+
 def _check(args: TrainingArguments, *, has_eval: bool) -> None:
     """Refuse what would be ignored."""
     default = TrainingArguments(output_dir=args.output_dir)
     for name in REFUSED:
         if getattr(args, name, None) != getattr(default, name, None):
             raise UsageError(f"args.{name}={getattr(args, name)!r} is not supported by ReToolTrainer; leave it out")
-    if str(args.lr_scheduler_type.value) not in SCHEDULES:
-        name = str(args.lr_scheduler_type.value)
+    if _name(args.lr_scheduler_type) not in SCHEDULES:
+        name = _name(args.lr_scheduler_type)
         raise UsageError(f"args.lr_scheduler_type={name!r} is not supported{did_you_mean(name, SCHEDULES)}")
-    if args.eval_strategy.value != "no" and not has_eval:
-        raise UsageError(f"args.eval_strategy={args.eval_strategy.value!r} needs eval_dataset")
-    if args.eval_strategy.value == "epoch" or args.save_strategy.value == "epoch":
+    if _name(args.eval_strategy) != "no" and not has_eval:
+        raise UsageError(f"args.eval_strategy={_name(args.eval_strategy)!r} needs eval_dataset")
+    if _name(args.eval_strategy) == "epoch" or _name(args.save_strategy) == "epoch":
         raise UsageError("eval_strategy and save_strategy count steps here; set them to 'steps' or 'no'")
 
 
@@ -203,7 +209,7 @@ def _settings(args: TrainingArguments) -> list[str]:
             raise UsageError(f"args.warmup_steps={warmup} is a share of the steps; set max_steps, or a number of steps")
         warmup = math.ceil(warmup * steps)
     dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
-    saves = args.save_strategy.value == "steps"
+    saves = _name(args.save_strategy) == "steps"
     return [
         f"out={args.output_dir}",
         f"seed={args.seed}",
@@ -212,7 +218,7 @@ def _settings(args: TrainingArguments) -> list[str]:
         f"optim.betas=[{args.adam_beta1},{args.adam_beta2}]",
         f"optim.weight_decay={args.weight_decay}",
         f"optim.max_grad_norm={args.max_grad_norm}",
-        f"optim.schedule={SCHEDULES[args.lr_scheduler_type.value]}",
+        f"optim.schedule={SCHEDULES[_name(args.lr_scheduler_type)]}",
         "optim.lr_floor=0.0",
         f"optim.warmup_steps={int(warmup)}",
         f"model.compute_dtype={dtype}",
@@ -220,5 +226,5 @@ def _settings(args: TrainingArguments) -> list[str]:
         f"save_every={int(args.save_steps) if saves else 0}",
         f"keep_last={args.save_total_limit or 'null'}",
         f"keep_best={str(args.load_best_model_at_end).lower()}",
-        f"eval.every={int(args.eval_steps or args.logging_steps) if args.eval_strategy.value == 'steps' else 0}",
+        f"eval.every={int(args.eval_steps or args.logging_steps) if _name(args.eval_strategy) == 'steps' else 0}",
     ]

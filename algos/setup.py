@@ -1,4 +1,4 @@
-"""From the configuration to rollouts: which kind, which feeder, which gate, which scheduler."""
+"""From the configuration to rollouts (which kind, which feeder, which gate, which scheduler), store and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from agents.free import FreeRun
 from agents.gate import Gate
 from agents.lockstep import Lockstep
 from agents.requests import Asker
+from algos.actor_critic import Trained
+from algos.checkpoint import Checkpoints
 from algos.collector import CollectorRollouts
 from algos.config import TrainConfig
+from algos.policy.world import World
 from algos.rollouts import PlainRollouts, Rollouts
 from algos.store import RolloutStore, StoredRollouts, StoreHeader
 from retool_env.config import EnvConfig
 from retool_env.feeder import Feeder, OnEnd
 from retool_env.sources import open_source
 
-__all__ = ["make_rollouts", "open_store", "replay_rollouts"]
+__all__ = ["make_rollouts", "open_checkpoints", "open_store", "replay_rollouts"]
 
 
 def make_rollouts(config: TrainConfig, env: EnvConfig, agent: Agent) -> Rollouts:
@@ -103,6 +106,20 @@ def open_store(config: TrainConfig, run: Path, *, first: int) -> RolloutStore | 
     if config.rollout.replay is not None or not config.rollout.store:
         return None
     return RolloutStore(run, _header(config), first=first)
+
+
+def open_checkpoints(config: TrainConfig, parts: Trained, world: World) -> Checkpoints:
+    """The checkpoints of a run; every rank must call this."""
+    assert config.model.path is not None, "train() sees to it"
+    return Checkpoints(
+        Path(config.out),
+        parts,
+        world,
+        tokenizer=config.model.path,
+        async_save=config.async_save,
+        keep_last=config.keep_last,
+        reference=parts.reference is not None and config.algo.kl.refresh_every > 0,
+    )
 
 
 def _header(config: TrainConfig) -> StoreHeader:

@@ -1,57 +1,65 @@
 """The cold start: supervised training on recorded conversations, loss on the policy's tokens only.
 
-Samples come from driving an episode (``retool_env.recorded``), so their ids, masks and observations are those of a
-rollout. Order is kept apart from small windows within which rows of similar length share a batch: the phases of the
-recordings are a curriculum.
+Under ``torchrun`` every rank runs this, sees all samples of a step and trains on its share. A run that was stopped goes
+on behind its last checkpoint: samples are made anew, those of earlier steps are passed over.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import itertools
-import logging
-import random
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from tensordict import TensorDict
-from transformers import PreTrainedModel
 
-from agents.embedded import EmbeddedAgent
-from agents.loading import check_context, load_config, load_model, save_checkpoint, setup_torch
+from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder, read_metrics
-from algos.actor_critic import make_optimizer
-from algos.batch import Sample, micro_batches
+from algos.actor_critic import Trained, make_optimizer
+from algos.batch import Sample, rank_batches, weighted
+from algos.checkpoint import Checkpoints, Position
 from algos.config import SftConfig
 from algos.dry_run import dry_run
 from algos.evaluation import evaluate
-from algos.logger import RunLogger
+from algos.isolation import check_layout, check_scorer
+from algos.logger import RunLogger, open_run
 from algos.losses import SftLoss
+from algos.metrics import Metrics
+from algos.players import Player, embedded_player
+from algos.policy.model import build_policy, clip_gradients, trainable
+from algos.policy.world import World
 from algos.schedule import lr_factor
 from algos.scorer import Scorer
+from algos.sft_data import sft_steps, trace_samples
 from algos.tiny import make_tiny
-from retool_env.config import EnvConfig
 from retool_env.data.recordings import read_recordings
 from retool_env.dialects import Dialect, make_dialect
 from retool_env.envs.toolbox import tool_specs
-from retool_env.episode import Episode
 from retool_env.errors import UsageError
-from retool_env.feeder import shuffled
-from retool_env.recorded import Recording, replay
-from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.sources.arithmetic import ArithmeticSource
-from retool_env.sources.traces import arithmetic_traces
-from retool_env.tokenizer import load_tokenizer
 
-__all__ = ["sample_of", "sft", "sft_batches", "sft_step"]
+__all__ = ["sft", "sft_update"]
 
 LOG_EVERY = 50
-_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the loop works with; ``logger`` is the first rank's."""
+
+    config: SftConfig
+    world: World
+    trained: Trained
+    loss: SftLoss
+    checkpoints: Checkpoints
+    player: Player
+    logger: RunLogger | None
+    samples: Iterable[Sample]
+    total: int
 
 
 def sft(config: SftConfig) -> Path:
@@ -63,26 +71,14 @@ def sft(config: SftConfig) -> Path:
     setup_torch(seed=config.seed, threads=config.threads, deterministic=config.deterministic)
     _check(config)
     if config.dry_run:
-        env = config.env.model_copy(update={"tokenizer": config.model.path})
-        return dry_run(config, env, lambda: trace_samples(config, env)[0])
-    run = RunFolder(config.out, config, resume=config.resume)
-    done = run.checkpoint("final") if run.checkpoint("final").is_dir() else None
-    start = str(done) if done else config.model.path
-    dialect = make_dialect(config.env.dialect, instructions=config.env.instructions)
-    if start is None:
-        start = str(run.checkpoint("random"))
-        make_tiny(Path(start), config.model.tiny, seed=config.seed, dialect=dialect, texts=_texts(config, dialect))
-    model = load_model(start)
-    env = config.env.model_copy(update={"tokenizer": start})
-    samples, total = trace_samples(config, env) if done is None else ((), config.traces.num)
-    with RunLogger(run, total=total, label="sft") as logger:
-        if done is None:
-            run.keep_metrics(lambda phase, at: False)
-            _loop(config, env, model, logger, samples, total)
-            save_checkpoint(run.checkpoint("final"), model, start)
-        agent = EmbeddedAgent(model, load_tokenizer(start))
-        evaluate(agent, env, config.eval, logger, step=_last_step(run), final=True)
-    return run.checkpoint("final")
+        return dry_run(config, lambda env: trace_samples(config, env)[0])
+    with contextlib.ExitStack() as stack:
+        world = World.join(sequence_parallel=config.model.parallel.sequence)
+        stack.callback(world.leave)
+        run = open_run(config, world)
+        start = world.from_main(_start(config, run) if run is not None else "")
+        _train(config, start, run, world, stack)
+    return Path(config.out) / "checkpoints" / "final"
 
 
 def _check(config: SftConfig) -> None:
@@ -100,6 +96,17 @@ def _check(config: SftConfig) -> None:
         )
 
 
+def _start(config: SftConfig, run: RunFolder) -> str:
+    """The folder of the model that is trained; a new tiny one is made."""
+    if config.model.path is not None:
+        return config.model.path
+    folder = run.checkpoint("random")
+    if not folder.is_dir():
+        dialect = make_dialect(config.env.dialect, instructions=config.env.instructions)
+        make_tiny(folder, config.model.tiny, seed=config.seed, dialect=dialect, texts=_texts(config, dialect))
+    return str(folder)
+
+
 def _texts(config: SftConfig, dialect: Dialect) -> Iterator[str]:
     """Everything that a new tiny model will read and write beside the arithmetic world: words for its tokenizer."""
     if config.traces.path is not None:
@@ -111,123 +118,117 @@ def _texts(config: SftConfig, dialect: Dialect) -> Iterator[str]:
         yield from (f" {spec.name}" for spec in tool_specs(config.env))
 
 
+def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, stack: contextlib.ExitStack) -> None:
+    env = config.env.model_copy(update={"tokenizer": start})
+    model = build_policy(start, config.model, world)
+    check_layout(model, layout=config.layout, max_tokens=config.micro_batch_tokens or config.batch_tokens)
+    if world.num_sequence_ranks == 1:
+        check_scorer(model, layout=config.layout, precise=config.model.compute_dtype == "float32")
+    loss = SftLoss(Scorer(model, chunk=config.head_rows, vocab_chunk=config.head_columns))
+    trained = Trained(model=model, optimizer=make_optimizer(trainable(model), config.optim))
+    checkpoints = Checkpoints(
+        Path(config.out), trained, world, tokenizer=start, async_save=config.async_save, keep_last=config.keep_last
+    )
+    stack.callback(checkpoints.close)
+    position = checkpoints.load()
+    finished = (Path(config.out) / "checkpoints" / "final").is_dir()
+    samples, total = ((), config.traces.num) if finished else trace_samples(config, env)
+    player = embedded_player(config.model, start, env, model, world, version=position.step)
+    stack.callback(player.close)
+    logger = None
+    if run is not None:
+        run.keep_metrics(lambda phase, at: at < position.step + (phase == "train") or (finished and phase == "train"))
+        logger = stack.enter_context(RunLogger(run, total=total, label="sft"))
+    job = _Job(
+        config=config,
+        world=world,
+        trained=trained,
+        loss=loss,
+        checkpoints=checkpoints,
+        player=player,
+        logger=logger,
+        samples=samples,
+        total=total,
+    )
+    last = position.step if finished else _loop(job, first_step=position.step)
+    _evaluate(job, last, final=True)
+
+
+def _loop(job: _Job, *, first_step: int) -> int:
+    """All steps from ``first_step`` on; returns how many there are."""
+    config, model = job.config, job.trained.model
+    steps = sft_steps(job.samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
+    begun, seen, losses, step = time.perf_counter(), 0, list[float](), first_step
+    for number, samples in enumerate(steps):
+        progress = seen / job.total
+        seen += len(samples)
+        if number < first_step:
+            continue
+        step, lr = number + 1, config.optim.lr * lr_factor(config.optim, number, progress=progress)
+        losses.append(sft_update(job.loss, job.trained, samples, config, job.world, lr=lr))
+        if job.logger is not None:
+            job.logger.advance(seen, f"loss {losses[-1]:.3f}")
+        if step % LOG_EVERY == 0 or seen == job.total:
+            row = {"loss": math.fsum(losses) / len(losses), "lr": lr, "traces": float(seen)}
+            _log(job, step, row | {"timing_s/elapsed": time.perf_counter() - begun})
+            losses = []
+        if config.eval.every and step % config.eval.every == 0:
+            job.player.sync.publish(step)
+            _evaluate(job, step)
+        if config.save_every and step % config.save_every == 0 and seen < job.total:
+            job.checkpoints.save(f"step-{step:06d}", Position(step=step))
+            losses = []  # a run that goes on from here does not have them
+    model.eval()
+    job.player.sync.publish(step)
+    job.checkpoints.save("final", Position(step=step))
+    job.checkpoints.wait()
+    return step
+
+
+def sft_update(
+    loss: SftLoss, trained: Trained, samples: list[Sample], config: SftConfig, world: World, *, lr: float
+) -> float:
+    """One optimizer step on these samples, over all ranks; returns the mean negative log-likelihood per trained
+    token. Where that or the gradient is not a finite number, nothing is changed.
+
+    Adapters' dropout is on here, as everywhere in supervised training.
+    """
+    trained.model.train()
+    trained.optimizer.zero_grad()
+    total = 0.0
+    for batch in rank_batches(
+        weighted(samples, num_ranks=world.size),
+        rank=world.data_rank,
+        num_ranks=world.num_data_ranks,
+        max_tokens=config.micro_batch_tokens or config.batch_tokens,
+        layout=config.layout,
+    ):
+        out = loss(batch.to(world.device))
+        out["loss_objective"].backward()
+        total += float(out["loss_objective"].detach())
+    for group in trained.optimizer.param_groups:
+        group["lr"] = lr
+    mean = world.sum(total) / world.size
+    norm = clip_gradients(trainable(trained.model), config.optim.max_grad_norm)
+    if torch.tensor([mean, norm]).isfinite().all():
+        trained.optimizer.step()
+    return mean
+
+
+def _log(job: _Job, step: int, row: Metrics) -> None:
+    if job.logger is not None:
+        job.logger.log("train", step, row)
+
+
+def _evaluate(job: _Job, step: int, *, final: bool = False) -> None:
+    """The first rank plays; the others wait."""
+    job.trained.model.eval()
+    if job.logger is not None and job.player.engine is not None:
+        step = _last_step(job.logger.run) if final else step
+        evaluate(job.player.engine, job.player.env, job.config.eval, job.logger, step=step, final=final)
+    job.world.barrier()
+
+
 def _last_step(run: RunFolder) -> int:
     rows = read_metrics(run.path / "metrics.jsonl")
     return max((int(str(row["step"])) for row in rows if row["phase"] == "train"), default=0)
-
-
-def _loop(
-    config: SftConfig,
-    env: EnvConfig,
-    model: PreTrainedModel,
-    logger: RunLogger,
-    samples: Iterable[Sample],
-    total: int,
-) -> None:
-    optimizer = make_optimizer(model.parameters(), config.optim)
-    loss = SftLoss(Scorer(model))
-    agent = EmbeddedAgent(model, load_tokenizer(env.tokenizer))
-    batches = sft_batches(samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
-    model.train()
-    begun, seen, losses = time.perf_counter(), 0, []
-    for step, batch in enumerate(batches):
-        progress = seen / total
-        factor = lr_factor(config.optim, step, progress=progress)
-        optimizer.param_groups[0]["lr"] = config.optim.lr * factor
-        losses.append(sft_step(loss, optimizer, batch, max_grad_norm=config.optim.max_grad_norm))
-        seen += len(batch)
-        logger.advance(seen, f"loss {losses[-1]:.3f}")
-        if (step + 1) % LOG_EVERY == 0 or seen == total:
-            row = {"loss": sum(losses) / len(losses), "lr": config.optim.lr * factor, "traces": float(seen)}
-            logger.log("train", step + 1, row | {"timing_s/elapsed": time.perf_counter() - begun})
-            losses = []
-        if config.eval.every and (step + 1) % config.eval.every == 0:
-            agent.set_version(step + 1)
-            evaluate(agent, env, config.eval, logger, step=step + 1)
-
-
-def trace_samples(config: SftConfig, env: EnvConfig) -> tuple[Iterable[Sample], int]:
-    """The cold-start traces as training samples, in order, and how many they are.
-
-    Synthetic ones are made as they are needed; those of a file are held in memory.
-
-    Raises:
-        UsageError: a file that cannot be read, or of which no recording fits.
-    """
-    traces = config.traces
-    dialect = make_dialect(env.dialect, instructions=env.instructions)
-    drive = functools.partial(
-        replay,
-        dialect=dialect,
-        tokenizer=load_tokenizer(env.tokenizer),
-        limits=env.episode_limits,
-        tools=tool_specs(env),
-    )
-    if traces.path is None:
-        recordings = arithmetic_traces(
-            traces.num, seed=config.seed, phases=traces.phases, families=traces.families, dialect=dialect
-        )
-        return (sample_of(drive(recording), order=k) for k, recording in enumerate(recordings)), traces.num
-    samples = _fitting(itertools.islice(read_recordings(Path(traces.path), dialect), traces.num), drive, traces.path)
-    passes = (samples[k] for epoch in range(traces.epochs) for k in shuffled(len(samples), config.seed, epoch))
-    return (replace(sample, order=k) for k, sample in enumerate(passes)), len(samples) * traces.epochs
-
-
-def _fitting(recordings: Iterable[Recording], drive: Callable[[Recording], Episode], path: str) -> list[Sample]:
-    """The samples of the recordings that an episode can be driven with; the others are counted."""
-    samples: list[Sample] = []
-    refused: list[str] = []
-    for recording in recordings:
-        try:
-            samples.append(sample_of(drive(recording)))
-        except UsageError as error:
-            refused.append(str(error))
-    if refused:
-        _log.warning("%s: %d recordings left out; the first: %s", path, len(refused), refused[0])
-    if not samples:
-        raise UsageError(f"traces.path={path!r}: no recording fits{'; the first: ' + refused[0] if refused else ''}")
-    return samples
-
-
-def sample_of(episode: Episode, order: int = 0) -> Sample:
-    """A training sample of everything the assistant wrote in the episode."""
-    return Sample(
-        token_ids=np.array(episode.token_ids, dtype=np.int64),
-        trained=np.array(episode.action_mask, dtype=np.bool_),
-        behaviour_logprobs=np.full(len(episode.token_ids), np.nan, dtype=np.float32),
-        order=order,
-    )
-
-
-def sft_batches(samples: Iterable[Sample], *, max_tokens: int, window: int, seed: int) -> Iterator[TensorDict]:
-    """Batches of about ``max_tokens`` tokens, sorted by length and shuffled within windows of ``window`` samples.
-
-    Each batch is one optimizer step; its weights are the token mean of the batch.
-    """
-    rows: list[Sample] = []
-    number = 0
-    for sample in samples:
-        rows.append(sample)
-        if len(rows) == window:
-            yield from _shuffled(rows, max_tokens, derive(seed, "window", number))
-            rows, number = [], number + 1
-    if rows:
-        yield from _shuffled(rows, max_tokens, derive(seed, "window", number))
-
-
-def _shuffled(rows: list[Sample], max_tokens: int, seed: int) -> list[TensorDict]:
-    batches = micro_batches(rows, max_tokens=max_tokens)
-    for batch in batches:
-        batch["weights"] = batch["weights"] / batch["trained"].sum().clamp_min(1)
-    random.Random(seed).shuffle(batches)
-    return batches
-
-
-def sft_step(loss: SftLoss, optimizer: torch.optim.Optimizer, batch: TensorDict, *, max_grad_norm: float) -> float:
-    """One optimizer step; returns the mean negative log-likelihood per trained token."""
-    optimizer.zero_grad()
-    out = loss(batch)
-    out["loss_objective"].backward()
-    torch.nn.utils.clip_grad_norm_(loss.parameters(), max_grad_norm)
-    optimizer.step()
-    return float(out["loss_objective"].detach())

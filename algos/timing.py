@@ -6,7 +6,7 @@ These are time fields: they differ between two runs of one seed (:func:`agents.r
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +20,7 @@ class Timing:
 
     def __init__(self) -> None:
         self._begun = time.perf_counter()
-        self._seconds = Counter[str]()
+        self._seconds = defaultdict[str, float](float)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -31,12 +31,12 @@ from algos.dry_run import dry_run
 from algos.evaluation import evaluate
 from algos.isolation import check_layout, check_scorer
 from algos.learn import Learner
-from algos.logger import RunLogger
+from algos.logger import RunLogger, open_run
 from algos.metrics import Metrics
 from algos.players import Player, make_player, with_workers
 from algos.policy.world import World
 from algos.rollouts import Replaying, Rollouts
-from algos.setup import make_rollouts, open_store, replay_rollouts
+from algos.setup import make_rollouts, open_checkpoints, open_store, replay_rollouts
 from algos.shared_rollouts import SharedRollouts, collect
 from algos.store import RolloutStore
 from algos.timing import Timing
@@ -80,12 +80,12 @@ def train(config: TrainConfig) -> Path:
     config = _with_steps(config)
     env = _checked(config)
     if config.dry_run:
-        return dry_run(config, env)
+        return dry_run(config)
     replayed = replay_rollouts(config) if config.rollout.replay is not None else None
     with contextlib.ExitStack() as stack:
         world = World.join(sequence_parallel=config.model.parallel.sequence, timeout_s=TIMEOUT_S)
         stack.callback(world.leave)
-        run = _open_run(config, world)
+        run = open_run(config, world)
         _run(config, env, run, replayed, world, stack)
     return Path(config.out) / "checkpoints" / "final"
 
@@ -117,20 +117,6 @@ def _checked(config: TrainConfig) -> EnvConfig:
     return env
 
 
-def _open_run(config: TrainConfig, world: World) -> RunFolder | None:
-    """The first rank's; what it refuses, all refuse."""
-    run, error = None, None
-    if world.is_main:
-        try:
-            run = RunFolder(config.out, config, resume=config.resume)
-        except UsageError as refused:
-            error = refused
-    error = world.from_main(error)
-    if error is not None:
-        raise error
-    return run
-
-
 def _run(
     config: TrainConfig,
     env: EnvConfig,
@@ -141,7 +127,7 @@ def _run(
 ) -> None:
     parts = make_actor_critic(config, world)
     _check_layout(config, parts.scorer.model, world)
-    checkpoints = Checkpoints(Path(config.out), config, parts, world)
+    checkpoints = open_checkpoints(config, parts, world)
     stack.callback(checkpoints.close)
     position = checkpoints.load()
     player = None if replayed else make_player(config, env, parts.model, world, version=position.step)
@@ -215,8 +201,8 @@ def _loop(job: _Job, *, first_step: int) -> None:
         if config.save_every and (step + 1) % config.save_every == 0:
             _save(job, f"step-{step + 1:06d}", step + 1)
     _save(job, "final", steps)
-    job.checkpoints.wait()
     _evaluate(job, steps, final=True)
+    job.checkpoints.wait()
 
 
 def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metrics) -> None:

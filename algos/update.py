@@ -38,7 +38,11 @@ NAMES = {
     "kl_reference": "actor/kl_loss",
     "logprob_gap_mean": "logprob_gap/mean",
 }
-CRITIC_NAMES = {"loss_objective": "critic/vf_loss", "value": "critic/values/mean", "clip_fraction": "critic/vf_clipfrac"}
+CRITIC_NAMES = {
+    "loss_objective": "critic/vf_loss",
+    "value": "critic/values/mean",
+    "clip_fraction": "critic/vf_clipfrac",
+}
 
 
 def update(

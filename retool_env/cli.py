@@ -75,7 +75,10 @@ COMMANDS = {
 
 # Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
 GROUPS = {
-    "plan": ("how much memory a training would need, and whether it fits, before it is paid for", "algos.plan.command:main"),
+    "plan": (
+        "how much memory a training would need, and whether it fits, before it is paid for",
+        "algos.plan.command:main",
+    ),
     "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
     "serve": ("start SGLang servers, keep them alive and stop them", "agents.serve.cli:main"),
     "data": ("check, prepare, filter and convert data files", "retool_env.data.cli:main"),

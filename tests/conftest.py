@@ -28,6 +28,16 @@ TINY_ENV = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers, tests of one file run in one, and so do all that need the checkpoint, which takes minutes.
+
+    Files whose programs are timed by the clock do not run beside each other either.
+    """
+    for item in items:
+        group = "cold-start" if "cold_start" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("sandbox" if "/test_sandbox" in group else group))
+
+
 @pytest.fixture(scope="session")
 def gsm8k_test() -> Path:
     path = DATA / "gsm8k_test.jsonl"
@@ -60,7 +70,14 @@ def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from retool_env.compose import compose
 
     out = tmp_path_factory.mktemp("cold-start") / "run"
-    overrides = ["experiment=tiny_sft", f"out={out}", "traces.num=24000", "eval.problems.size=100", "eval.greedy=false"]
+    overrides = [
+        "experiment=tiny_sft",
+        "threads=1",
+        f"out={out}",
+        "traces.num=24000",
+        "eval.problems.size=100",
+        "eval.greedy=false",
+    ]
     return sft(compose("sft", SftConfig, overrides))
 
 

@@ -61,7 +61,7 @@ def test_algorithm_composes(name: str) -> None:
 
 
 def test_an_algorithm_can_be_put_into_a_recipe() -> None:
-    config = compose("train", TrainConfig, ["experiment=tiny_grpo", "algo=ppo"])
+    config = compose("train", TrainConfig, ["experiment=tiny_grpo", "threads=1", "algo=ppo"])
     assert config.algo.advantage.name == "gae" and config.algo.steps == 60
 
 

@@ -42,7 +42,7 @@ class Sample:
 
     token_ids: NDArray[np.int64]
     trained: NDArray[np.bool_]
-    behaviour_logprobs: NDArray[np.float32]
+    behaviour_logprobs: Floats
     advantage: float | Floats = 0.0
     order: int = 0
     group: int = 0

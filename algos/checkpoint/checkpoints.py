@@ -31,11 +31,10 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load as read_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as write_tensors
 
-from algos.actor_critic import ActorCritic
+from algos.actor_critic import Trained
 from algos.checkpoint.folders import BEST, latest, publish, recover, rotate, temporary
 from algos.checkpoint.position import Position, Record, unreadable
 from algos.checkpoint.state import differences, restore, template, tensors
-from algos.config import TrainConfig
 from algos.policy.parts import causal_lm
 from algos.policy.world import World
 from algos.sync.export import named_weights
@@ -59,14 +58,28 @@ class Checkpoints:
 
     Args:
         out: run folder.
-        config: of the run: ``async_save``, ``keep_last``, and where the tokenizer is.
         parts: what is saved and loaded into.
+        tokenizer: folder that the tokenizer's files are copied from.
+        async_save: write behind the trainer's back, from a copy.
+        keep_last: checkpoints on the way that stay; ``None`` for all.
+        reference: save the reference too, because it changes.
     """
 
-    def __init__(self, out: Path, config: TrainConfig, parts: ActorCritic, world: World) -> None:
-        self._root, self._config, self._parts, self._world = out / "checkpoints", config, parts, world
+    def __init__(
+        self,
+        out: Path,
+        parts: Trained,
+        world: World,
+        *,
+        tokenizer: str,
+        async_save: bool = False,
+        keep_last: int | None = None,
+        reference: bool = False,
+    ) -> None:
+        self._root, self._parts, self._world = out / "checkpoints", parts, world
+        self._tokenizer, self._async, self._keep_last = Path(tokenizer), async_save, keep_last
         self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
-        self._reference = parts.reference is not None and config.algo.kl.refresh_every > 0
+        self._reference = reference
         self._best = -math.inf
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._in_flight: Future[None] | None = None
@@ -132,7 +145,7 @@ class Checkpoints:
         self.wait()
         held = tensors(self._parts, self._world, reference=self._reference)
         weights: Iterable[tuple[str, Tensor]] = named_weights(self._parts.model)
-        if not self._config.async_save:
+        if not self._async:
             self._write(name, record, held, weights)
             return
         held = cast(dict[str, Tensor], DefaultStager(_PLAIN).stage(held))
@@ -155,11 +168,10 @@ class Checkpoints:
         target, weights = temporary(folder), iter(weights)
         try:
             if self._world.is_main:
-                source = self._config.model.path
-                assert source is not None, "train() sees to it"
-                write_weights(target, weights, config=causal_lm(self._parts.model).config, tokenizer=source)
-                if (Path(source) / GENERATION).is_file():
-                    shutil.copyfile(Path(source) / GENERATION, target / GENERATION)
+                source, model = self._tokenizer, causal_lm(self._parts.model)
+                write_weights(target, weights, config=model.config, tokenizer=str(source))
+                if (source / GENERATION).is_file():
+                    shutil.copyfile(source / GENERATION, target / GENERATION)
                 record.write(target)
         except (OSError, SafetensorError) as error:
             raise _unwritten(folder, error) from error
@@ -172,8 +184,8 @@ class Checkpoints:
             return
         try:
             publish(folder)
-            if self._config.keep_last is not None:
-                rotate(self._root, keep=self._config.keep_last)
+            if self._keep_last is not None:
+                rotate(self._root, keep=self._keep_last)
         except OSError as error:
             raise _unwritten(folder, error) from error
 

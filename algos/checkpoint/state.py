@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from algos.actor_critic import ActorCritic
+from algos.actor_critic import Trained
 from algos.policy.world import World
 
 __all__ = ["differences", "restore", "template", "tensors"]
@@ -36,7 +36,7 @@ OPTIMIZER = "optimizer"
 RANDOM = "random"
 
 
-def tensors(parts: ActorCritic, world: World, *, reference: bool) -> dict[str, Tensor]:
+def tensors(parts: Trained, world: World, *, reference: bool) -> dict[str, Tensor]:
     """Everything there is to save, sharing memory with ``parts``.
 
     Args:
@@ -51,7 +51,7 @@ def tensors(parts: ActorCritic, world: World, *, reference: bool) -> dict[str, T
     return held
 
 
-def differences(parts: ActorCritic, stored: Metadata, *, reference: bool) -> list[str]:
+def differences(parts: Trained, stored: Metadata, *, reference: bool) -> list[str]:
     """Names of weights that only one side has, or that have another shape there."""
     own = {name: weight.shape for name, weight in _weights(parts, reference=reference).items()}
     there = {
@@ -62,7 +62,7 @@ def differences(parts: ActorCritic, stored: Metadata, *, reference: bool) -> lis
     return sorted(name for name in own.keys() | there.keys() if own.get(name) != there.get(name))
 
 
-def template(parts: ActorCritic, stored: Metadata, world: World, *, reference: bool) -> dict[str, Tensor]:
+def template(parts: Trained, stored: Metadata, world: World, *, reference: bool) -> dict[str, Tensor]:
     """Where a checkpoint is to be read to: weights to their places, the rest to new tensors for :func:`restore`."""
     weights = _weights(parts, reference=reference)
     out = {name: weight.detach() for name, weight in weights.items()}
@@ -79,7 +79,7 @@ def template(parts: ActorCritic, stored: Metadata, world: World, *, reference: b
     return out
 
 
-def restore(parts: ActorCritic, held: Mapping[str, Tensor], world: World) -> None:
+def restore(parts: Trained, held: Mapping[str, Tensor], world: World) -> None:
     """Take what was read into a :func:`template`."""
     weights = _weights(parts)
     for whose, optimizer in parts.optimizers.items():
@@ -94,7 +94,7 @@ def restore(parts: ActorCritic, held: Mapping[str, Tensor], world: World) -> Non
         _set_random_state(state, world.device)
 
 
-def _weights(parts: ActorCritic, *, reference: bool = False) -> dict[str, nn.Parameter]:
+def _weights(parts: Trained, *, reference: bool = False) -> dict[str, nn.Parameter]:
     out = {f"policy/{name}": p for name, p in parts.model.named_parameters() if p.requires_grad}
     if parts.critic is not None:
         policy = {id(p) for p in parts.model.parameters()}

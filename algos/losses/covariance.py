@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from algos.batch import Sample
+from algos.batch.sample import Floats
 
 __all__ = ["select_covariant"]
 
@@ -49,5 +50,5 @@ def select_covariant(
     return out
 
 
-def _logprobs(sample: Sample) -> np.typing.NDArray[np.floating]:
+def _logprobs(sample: Sample) -> Floats:
     return sample.behaviour_logprobs if sample.proximal_logprobs is None else sample.proximal_logprobs

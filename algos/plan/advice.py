@@ -50,13 +50,10 @@ def _overrides(config: TrainConfig | SftConfig) -> Iterator[tuple[str, Value]]:
         yield "model.lora", {"r": 16}
     yield "model.parallel.sequence", 2 * model.parallel.sequence
     yield "cluster.gpus", 2 * config.cluster.gpus
-    tokens, key = (
-        (config.batch_tokens, "batch_tokens")
-        if isinstance(config, SftConfig)
-        else (config.algo.micro_batch_tokens, "algo.micro_batch_tokens")
-    )
-    if tokens > config.env.max_context_tokens:
-        yield key, max(config.env.max_context_tokens, tokens // 2)
+    tokens, longest = job_of(config).tokens, config.env.max_context_tokens
+    if tokens > longest:
+        section = "algo." if isinstance(config, TrainConfig) else ""
+        yield f"{section}micro_batch_tokens", max(longest, tokens // 2)
     if isinstance(config, TrainConfig) and config.agent.name == "embedded":
         yield "agent.name", "sglang"
 

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.console import make_console
-from algos.config import ClusterConfig, SftConfig, TrainConfig
+from algos.config import SftConfig, TrainConfig
 from algos.plan.advice import Change, changes
+from algos.plan.config import ClusterConfig
 from algos.plan.job import job_of
 from algos.plan.memory import GIB, Memory, memory
 from algos.plan.tokens import facts
@@ -68,8 +69,6 @@ def show(config: TrainConfig | SftConfig, out: Console) -> bool:
     out.print(_table(needed, f"{config.model.path}: {where}"))
     for name, value in facts(config, job):
         out.print(f"{name:>28}  {value}", highlight=False)
-    if isinstance(config, SftConfig) and cluster.gpus > 1:
-        out.print("note: retool sft runs on one process in this version; this is what it would take if it were sharded")
     for line in _verdict(config, needed):
         out.print(line, highlight=False, soft_wrap=True)
     return needed.gpu <= cluster.gpu_memory_gb * GIB

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transformers import PreTrainedConfig
 
 from agents.loading import check_context
-from algos.config import ClusterConfig, ModelConfig, SftConfig, TrainConfig
+from algos.config import ModelConfig, SftConfig, TrainConfig
+from algos.plan.config import ClusterConfig
 from algos.plan.shapes import Shape, Weights, model_config, weights_of
 from algos.policy.world import check_grid, check_heads
 from retool_env.config import EnvConfig
@@ -38,7 +39,8 @@ class Job:
         restricted: the head sorts logits, for top-p or top-k.
         engine: ``shared``: an embedded engine reads the trainer's tensors; ``copy``: it has its own, on the first GPU;
             ``elsewhere``: servers; ``None``: nobody samples.
-        cache_tokens: whose keys and values an embedded engine holds, at most.
+        kept_tokens: whose keys and values an embedded engine keeps between two turns, at most.
+        sampled_tokens: whose keys and values it holds of episodes that are being sampled, at most.
         async_save: checkpoints are written from a copy in the memory of the CPU.
     """
 
@@ -53,7 +55,8 @@ class Job:
     head_columns: int = 4096
     restricted: bool = False
     engine: Literal["shared", "copy", "elsewhere"] | None = None
-    cache_tokens: int = 0
+    kept_tokens: int = 0
+    sampled_tokens: int = 0
     async_save: bool = False
 
     @property
@@ -90,36 +93,55 @@ def job_of(config: TrainConfig | SftConfig) -> Job:
     assert config.model.path is not None, "model_config() sees to it"
     policy = weights_of(config.model.path, config.model.lora)
     longest = config.env.max_context_tokens
-    if isinstance(config, SftConfig):
-        tokens = max(config.batch_tokens, longest)
-        return Job(model=config.model, cluster=config.cluster, shape=shape, policy=policy, tokens=tokens)
-    algo, sampling = config.algo, config.rollout.sampling
-    own_critic = algo.needs_critic and not algo.critic.shared
     job = Job(
         model=config.model,
         cluster=config.cluster,
         shape=shape,
         policy=policy,
-        critic=weights_of(config.model.path, config.model.lora, critic=True) if own_critic else None,
+        tokens=longest,
+        async_save=config.async_save,
+    )
+    if isinstance(config, SftConfig):
+        return _with_embedded(_cold_start(job, config), config, slots=0)
+    job = _learning(job, config)
+    if config.rollout.replay is not None:
+        return job
+    if config.agent.name != "embedded":
+        return replace(job, engine="elsewhere")
+    return _with_embedded(job, config, slots=config.rollout.num_slots or config.algo.tickets_per_step)
+
+
+def _cold_start(job: Job, config: SftConfig) -> Job:
+    share = math.ceil(config.batch_tokens / job.data_ranks)
+    tokens = min(config.micro_batch_tokens or share, share)
+    return replace(job, tokens=max(tokens, job.tokens), head_rows=config.head_rows, head_columns=config.head_columns)
+
+
+def _learning(job: Job, config: TrainConfig) -> Job:
+    algo, sampling, path = config.algo, config.rollout.sampling, config.model.path
+    assert path is not None, "job_of() sees to it"
+    own_critic = algo.needs_critic and not algo.critic.shared
+    return replace(
+        job,
+        critic=weights_of(path, config.model.lora, critic=True) if own_critic else None,
         reference=algo.kl.coef > 0 and config.model.lora is None,
-        tokens=max(algo.micro_batch_tokens, longest),
+        tokens=max(algo.micro_batch_tokens, job.tokens),
         head_rows=algo.head_rows,
         head_columns=algo.head_columns,
         restricted=sampling.top_p < 1 or sampling.top_k > 0,
-        async_save=config.async_save,
     )
-    if config.rollout.replay is not None:
-        return job
-    return _with_engine(job, config)
 
 
-def _with_engine(job: Job, config: TrainConfig) -> Job:
-    if config.agent.name != "embedded":
-        return Job(**{**vars(job), "engine": "elsewhere"})
+def _with_embedded(job: Job, config: TrainConfig | SftConfig, *, slots: int) -> Job:
+    """With an engine in the first rank's process, which evaluates too."""
+    asked = min(config.eval.num_slots, config.eval.problems.size or config.eval.num_slots)
     shared = not job.sharded and config.model.lora is None  # as algos.players decides it
-    slots = min(MAX_ROWS, config.rollout.num_slots or config.algo.tickets_per_step)
-    held = slots * config.env.max_context_tokens + CACHE_TOKENS
-    return Job(**{**vars(job), "engine": "shared" if shared else "copy", "cache_tokens": held})
+    return replace(
+        job,
+        engine="shared" if shared else "copy",
+        kept_tokens=CACHE_TOKENS,
+        sampled_tokens=min(MAX_ROWS, max(slots, asked)) * config.env.max_context_tokens,
+    )
 
 
 def _checked(config: PreTrainedConfig, model: ModelConfig, cluster: ClusterConfig, env: EnvConfig) -> Shape:

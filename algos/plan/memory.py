@@ -4,7 +4,8 @@ Exact, because counted from the tensors themselves: shards of weights (float32),
 moments. That is 16 bytes for each trained parameter, 4 for each frozen one, over the number of ranks (ZeRO stage 3,
 1910.02054, section 5; without half-precision copies, because FSDP2 casts when it gathers).
 
-Estimated, from reading FSDP2 and transformers' decoder, and compared with measured peaks in ``tests/algos/test_plan.py``:
+Estimated, from reading FSDP2 and transformers' decoder; activations and head are within 10 % of measured peaks
+(``tests/algos/test_plan.py``):
 
 * **Gathered weights.** The unit at work and the next one, which is gathered meanwhile, and embeddings and head, which
   stay gathered from forward to backward pass; in the compute dtype.
@@ -43,7 +44,7 @@ RESERVE: Final = 0.08
 """Of a GPU, for CUDA, NCCL and fragmentation. An assumption."""
 KEEP: Final = 2**24  # logits that a scorer keeps (algos.scorer)
 
-Phase = Literal["always", "backward: head", "backward: layers", "backward: embeddings", "optimizer step"]
+Phase = Literal["always", "backward: head", "backward: layers", "backward: embeddings", "optimizer step", "sampling"]
 HEAD: Final[tuple[Phase, ...]] = ("backward: head",)
 LAYERS: Final[tuple[Phase, ...]] = ("backward: layers",)
 EMBEDDINGS: Final[tuple[Phase, ...]] = ("backward: embeddings",)
@@ -130,9 +131,18 @@ def _engine(job: Job) -> Iterator[Item]:
             gpu=job.width * job.policy.total,
             how="the whole model in the compute dtype, on the first GPU",
         )
-    if job.cache_tokens:
-        size = 2 * job.shape.layers * job.shape.key * job.width * job.cache_tokens
-        yield Item(name="its KV cache", gpu=size, how=f"at most {job.cache_tokens:,} tokens of keys and values")
+    each = 2 * job.shape.layers * job.shape.key * job.width
+    yield Item(
+        name="engine's cache",
+        gpu=each * job.kept_tokens,
+        how=f"keys and values of at most {job.kept_tokens:,} tokens between two turns",
+    )
+    yield Item(
+        name="episodes at work",
+        gpu=each * job.sampled_tokens,
+        phases=("sampling",),
+        how=f"keys and values of at most {job.sampled_tokens:,} tokens",
+    )
     if job.cluster.engine_share:
         size = int(job.cluster.engine_share * job.cluster.gpu_memory_gb * GIB)
         yield Item(name="SGLang on the same GPU", gpu=size, how="cluster.engine_share")

@@ -25,24 +25,27 @@ from retool_env.errors import UsageError, did_you_mean
 
 __all__ = ["KNOWN", "Shape", "Weights", "model_config", "weights_of"]
 
-_COLUMNS: Final = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-    "tie_word_embeddings",
-    "max_position_embeddings",
-)
-_ROWS: Final = {
-    "Qwen2.5-0.5B-Instruct": (896, 24, 14, 2, 4864, 151936, True, 32768),
-    "Qwen2.5-1.5B-Instruct": (1536, 28, 12, 2, 8960, 151936, True, 32768),
-    "Qwen2.5-Math-1.5B": (1536, 28, 12, 2, 8960, 151936, True, 4096),
-    "Qwen2.5-7B-Instruct": (3584, 28, 28, 4, 18944, 152064, False, 32768),
-    "Qwen2.5-32B-Instruct": (5120, 64, 40, 8, 27648, 152064, False, 32768),
+
+def _qwen2(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int, positions: int) -> Qwen2Config:
+    return Qwen2Config(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=mlp,
+        vocab_size=vocab,
+        max_position_embeddings=positions,
+        tie_word_embeddings=hidden < 3584,
+    )
+
+
+KNOWN: Final = {
+    "Qwen2.5-0.5B-Instruct": _qwen2(896, 24, 14, 2, 4864, 151936, 32768),
+    "Qwen2.5-1.5B-Instruct": _qwen2(1536, 28, 12, 2, 8960, 151936, 32768),
+    "Qwen2.5-Math-1.5B": _qwen2(1536, 28, 12, 2, 8960, 151936, 4096),
+    "Qwen2.5-7B-Instruct": _qwen2(3584, 28, 28, 4, 18944, 152064, 32768),
+    "Qwen2.5-32B-Instruct": _qwen2(5120, 64, 40, 8, 27648, 152064, 32768),
 }
-KNOWN: Final = {name: Qwen2Config(**dict(zip(_COLUMNS, row, strict=True))) for name, row in _ROWS.items()}
 """As the ``config.json`` of the published folders has them."""
 
 
@@ -139,7 +142,9 @@ def model_config(path: str | None) -> PreTrainedConfig:
         UsageError: neither.
     """
     if path is None:
-        raise UsageError("model.path is not set; give a model folder, or the name of a known model: " + ", ".join(KNOWN))
+        raise UsageError(
+            "model.path is not set; give a model folder, or the name of a known model: " + ", ".join(KNOWN)
+        )
     if Path(path).exists():
         return load_config(path)
     name = Path(path).name
@@ -168,7 +173,5 @@ def weights_of(path: str, lora: LoraConfig | None, *, critic: bool = False) -> W
 
 def _weights(parameters: Iterable[nn.Parameter], layers: list[nn.Module], *, head_trained: bool) -> Weights:
     layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters()}
-    tensors = [
-        _Tensor(shape=tuple(p.shape), trainable=p.requires_grad, layer=layer_of.get(id(p))) for p in parameters
-    ]
+    tensors = [_Tensor(shape=tuple(p.shape), trainable=p.requires_grad, layer=layer_of.get(id(p))) for p in parameters]
     return Weights(tensors=tuple(tensors), head_trained=head_trained)

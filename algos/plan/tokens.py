@@ -17,7 +17,9 @@ def facts(config: TrainConfig | SftConfig, job: Job) -> Iterator[tuple[str, str]
     """Name and value."""
     yield "parameters", f"{job.policy.total:,}, trained {job.policy.trained:,}"
     if isinstance(config, SftConfig):
-        yield "tokens of an optimizer step", f"at most {job.tokens:,}"
+        total = max(config.batch_tokens, config.env.max_context_tokens)
+        yield "tokens of an optimizer step", f"at most {total:,}"
+        yield "forward and backward passes", _passes(total, job)
         yield "traces", f"at most {config.traces.num * config.traces.epochs:,}"
     else:
         yield from _step(config, job)
@@ -36,11 +38,15 @@ def _step(config: TrainConfig, job: Job) -> Iterator[tuple[str, str]]:
         yield "", f"dynamic sampling may play up to {algo.resample_rounds} times as many more"
     updates = algo.epochs * algo.minibatches
     yield "optimizer steps of a step", f"{updates}; of the run {updates * algo.steps:,} in {algo.steps:,} steps"
-    passes = math.ceil(total / (job.data_ranks * job.tokens)) * algo.epochs
-    yield "forward and backward passes", f"at most about {passes:,} of {job.tokens:,} tokens on each of {job.data_ranks}"
+    yield "forward and backward passes", _passes(total * algo.epochs, job)
     if job.engine in ("copy", "elsewhere"):
         copied = config.model.compute_dtype if job.engine == "copy" else config.sync.dtype
         yield "weights sent after a step", f"{_size(WIDTHS[copied] * job.policy.total)} ({copied or 'float32'})"
+
+
+def _passes(tokens: int, job: Job) -> str:
+    each = math.ceil(tokens / (job.data_ranks * job.tokens))
+    return f"about {each:,} of {job.tokens:,} tokens on each of {job.data_ranks} data ranks, when all are full"
 
 
 def _size(num_bytes: int) -> str:

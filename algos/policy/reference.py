@@ -1,7 +1,8 @@
 """The frozen policy that a KL penalty pulls towards.
 
 With adapters it is the model without them, and costs nothing; otherwise a copy of its own, sharded like the policy.
-Both are called like a :class:`~algos.scorer.Scorer`, so :func:`algos.per_token.per_token` gives their log-probabilities.
+Both are called like a :class:`~algos.scorer.Scorer`, so :func:`algos.per_token.per_token` gives their
+log-probabilities.
 
 Left out: a refreshed reference for adapters, which would need these merged; it is refused.
 """

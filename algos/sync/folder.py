@@ -1,7 +1,7 @@
 """Weights as a folder that a server can load: complete or not there, and never more than a few of them.
 
-``ROOT/v000012`` holds version 12 in Hugging Face format: safetensors (in shards with an index when they are
-many), configuration and tokenizer. It is written under another name and renamed at the end, so whoever sees it may load it.
+``ROOT/v000012`` holds version 12 in Hugging Face format: safetensors (in shards with an index when they are many),
+configuration and tokenizer. It is written under another name and renamed at the end, so whoever sees it may load it.
 """
 
 from __future__ import annotations

@@ -91,6 +91,6 @@ def test_a_run_may_be_moved(tmp_path: Path) -> None:
 
 
 def test_an_override_replaces_a_mapping_of_a_recipe() -> None:
-    settings = compose("train", TrainConfig, ["experiment=tiny_strategic", "problems.families={add: 1}"])
+    settings = compose("train", TrainConfig, ["experiment=tiny_strategic", "threads=1", "problems.families={add: 1}"])
     assert settings.problems.families == {"add": 1.0}
     assert compose("train", TrainConfig, ["eval.problems=gsm8k"]).eval.problems.name == "gsm8k"

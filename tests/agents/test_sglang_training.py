@@ -45,6 +45,7 @@ def config(supervisor: Supervisor, start: Path, out: Path, *overrides: str) -> T
     """The demo's training with smaller steps, on the family of problems that the cold start learns fastest."""
     ours = [
         "experiment=tiny_grpo",
+        "threads=1",
         f"model.path={start}",
         f"out={out}",
         "agent=sglang",

@@ -39,6 +39,7 @@ class Run:
         self.folder = folder
         overrides = [
             "experiment=tiny_grpo",
+            "threads=1",
             f"out={folder}",
             f"model.path={checkpoint}",
             "agent.name=sglang",

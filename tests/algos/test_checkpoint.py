@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from algos.actor_critic import ActorCritic, make_actor_critic
+from algos.actor_critic import ActorCritic, Trained, make_actor_critic
 from algos.checkpoint import Checkpoints, Position
 from algos.config import TrainConfig
 from algos.policy.world import World
 from algos.rollouts import RolloutState
+from algos.setup import open_checkpoints
 from algos.sync.export import named_weights
 from retool_env.errors import InfrastructureError, UsageError
 from tests.algos.ranks import run_ranks
@@ -47,13 +48,17 @@ def settings(start: Path, kind: str, **more: Any) -> TrainConfig:
     return TrainConfig(**{**values, **more, "model": {**values.get("model", {}), "path": str(start)}})
 
 
+def checkpoints_in(out: Path, config: TrainConfig, parts: Trained, world: World) -> Checkpoints:
+    return open_checkpoints(config.model_copy(update={"out": str(out)}), parts, world)
+
+
 class Run:
     """What trains, and its checkpoints."""
 
     def __init__(self, out: Path, config: TrainConfig, world: World) -> None:
         self.world = world
         self.parts = make_actor_critic(config, world)
-        self.checkpoints = Checkpoints(out, config, self.parts, world)
+        self.checkpoints = checkpoints_in(out, config, self.parts, world)
 
     def advance(self, seed: int) -> None:
         """An optimizer step of everything; ranks have different data."""
@@ -420,7 +425,7 @@ def killed_while_saving(case: Path, config: TrainConfig, parts: ActorCritic, mom
             if changes and (event in ("os.remove", "os.rmdir") or str(case) in str(arguments)) and next(left) == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoints = Checkpoints(case, config, parts, World())
+        checkpoints = checkpoints_in(case, config, parts, World())
         sys.addaudithook(watch)
         checkpoints.save("step-000002", Position(step=2))
         checkpoints.keep_best(Position(step=2), 0.9)
@@ -434,7 +439,7 @@ def killed_while_saving(case: Path, config: TrainConfig, parts: ActorCritic, mom
 def found(case: Path, config: TrainConfig, other: Run, states: dict[int, dict[str, torch.Tensor]]) -> int:
     """The step that is gone on from; nothing of it may be missing."""
     other.advance(7)
-    step = Checkpoints(case, config, other.parts, World()).load().step
+    step = checkpoints_in(case, config, other.parts, World()).load().step
     assert_same(other.snapshot(), states[step])
     return step
 

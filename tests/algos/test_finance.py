@@ -64,7 +64,7 @@ def test_cold_start_reinforcement_learning_and_evaluation(tmp_path: Path) -> Non
     sft, grpo, played = tmp_path / "sft", tmp_path / "grpo", tmp_path / "eval"
 
     traces = [f"traces.path={data / 'traces.jsonl'}", "traces.epochs=60", "window=32"]
-    command("sft", "experiment=finance_sft", f"out={sft}", *traces, *ours)
+    command("sft", "experiment=finance_sft", "threads=1", f"out={sft}", *traces, *ours)
     checkpoint = sft / "checkpoints" / "final"
     template = FileTokenizer(checkpoint).chat_template
     assert template is not None
@@ -73,7 +73,7 @@ def test_cold_start_reinforcement_learning_and_evaluation(tmp_path: Path) -> Non
     assert prompt.startswith("<|im_start|>system\nTools: compound_interest loan_payment ")
 
     steps = ["algo.steps=2", "algo.prompts_per_step=4", "algo.group_size=4", "log_trajectories=16", problems]
-    command("train", "experiment=finance_grpo", f"out={grpo}", f"model.path={checkpoint}", *steps, *ours)
+    command("train", "experiment=finance_grpo", "threads=1", f"out={grpo}", f"model.path={checkpoint}", *steps, *ours)
     rollouts = episodes(grpo / "trajectories.jsonl")
     assert len(rollouts) == 2 * 16
     calls = [call for episode in rollouts for call in episode.record.calls if call.status is ToolStatus.OK]
@@ -91,7 +91,7 @@ def test_cold_start_reinforcement_learning_and_evaluation(tmp_path: Path) -> Non
     assert load_model(str(grpo / "checkpoints" / "final")).config.vocab_size == FileTokenizer(checkpoint).vocab_size
 
     settings = ["threads=1", f"agent.path={grpo / 'checkpoints' / 'final'}", f"env.tools=[{TOOLS}]", problems]
-    command("eval", "experiment=finance_eval", f"out={played}", *settings)
+    command("eval", "experiment=finance_eval", "threads=1", f"out={played}", *settings)
     summary = json.loads((played / "summary.json").read_text())
     assert summary[0]["accuracy"]["num"] == NUM
     assert len(summary) == 1 + len(names)

@@ -1,4 +1,4 @@
-"""One training step: every setting reaches the weights, none that must not does, and what is not finite changes nothing."""
+"""One training step: every setting reaches the weights, the cut of a step does not, nor what is not finite."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ from tests.algos.test_groups import PROBLEM
 PARTS = ("pm1", "length")
 
 
-def played(ticket: int, group: int, *, reward: float, outcome: Outcome, void: int, rng: np.random.Generator) -> Trajectory:
+def played(
+    ticket: int, group: int, *, reward: float, outcome: Outcome, void: int, rng: np.random.Generator
+) -> Trajectory:
     """A prompt, a turn, a tool's output, a turn; lengths differ."""
     first, tool, last = rng.integers(2, 9, 3)
     ends = np.cumsum([4, first, tool, last]).tolist()
@@ -108,12 +110,25 @@ GAE = {"advantage": {"name": "gae"}}
 KNOBS: dict[str, tuple[dict, dict]] = {
     **{
         f"advantage {name}": ({}, {"advantage": {"name": name}})
-        for name in ("dr_grpo", "rloo", "maxrl", "lite_ppo", "gdpo", "reinforce_pp", "reinforce_pp_baseline", "gae", "vapo")
+        for name in (
+            "dr_grpo",
+            "rloo",
+            "maxrl",
+            "lite_ppo",
+            "gdpo",
+            "reinforce_pp",
+            "reinforce_pp_baseline",
+            "gae",
+            "vapo",
+        )
     },
     "gamma": (GAE, {"advantage": {"name": "gae", "options": {"gamma": 0.9}}}),
     "lam": (GAE, {"advantage": {"name": "gae", "options": {"lam": 0.9}}}),
     "normalise": (GAE, {"advantage": {"name": "gae", "options": {"normalise": 0}}}),
-    "alpha": ({"advantage": {"name": "vapo", "options": {"alpha": 0.5}}}, {"advantage": {"name": "vapo", "options": {"alpha": 5}}}),
+    "alpha": (
+        {"advantage": {"name": "vapo", "options": {"alpha": 0.5}}},
+        {"advantage": {"name": "vapo", "options": {"alpha": 5}}},
+    ),
     "critic_lam": (
         {"advantage": {"name": "vapo"}},
         {"advantage": {"name": "vapo", "options": {"critic_lam": 0.5}}},
@@ -197,7 +212,9 @@ def test_every_setting_of_the_optimizer_reaches_the_weights(tiny_folder: Path, s
     assert differ(learnt(config_of(tiny_folder))[0], learnt(config_of(tiny_folder, optim=settings))[0])
 
 
-@pytest.mark.parametrize("algo", [{}, GAE, {"kl": {"coef": 0.1}, "correction": {"weight_cap": 2.0}}], ids=["grpo", "gae", "kl"])
+@pytest.mark.parametrize(
+    "algo", [{}, GAE, {"kl": {"coef": 0.1}, "correction": {"weight_cap": 2.0}}], ids=["grpo", "gae", "kl"]
+)
 def test_the_cut_of_a_step_changes_nothing(tiny_folder: Path, algo: dict) -> None:
     whole, metrics = learnt(config_of(tiny_folder, algo=algo), steps=1)
     for layout in LAYOUTS:

@@ -157,7 +157,7 @@ def test_peak_of_a_step_is_the_measured_one(again: bool, tmp_path: Path) -> None
         algo__head_rows=128,
         algo__head_columns=512,
     )
-    others = gpu(planned, "weights of the policy", "gradients", "optimizer", "its KV cache", "reserve")
+    others = gpu(planned, "weights of the policy", "gradients", "optimizer", "engine's cache", "reserve")
     kept = 4 * tokens * 1000  # the plan has the scorer's default, which keeps so few logits
     expected = max(planned.phase("backward: head") - kept, planned.phase("backward: layers")) - others
     assert peak.bytes == pytest.approx(expected, rel=0.1)
@@ -201,11 +201,13 @@ def test_the_engine_is_where_the_trainer_puts_it() -> None:
         "elsewhere": config(name, cluster__gpus=2, agent__name="sglang"),
         None: config(name, rollout__replay="runs/x"),
     }
-    assert {job_of(given).engine: given for given in engines.values()}.keys() == engines.keys()
-    for engine, given in engines.items():
-        assert job_of(given).engine == engine
-    copy = memory(job_of(config(name, cluster__gpus=2, model__compute_dtype="bfloat16")))
+    for engine, settings in engines.items():
+        assert job_of(settings).engine == engine
+    copy = memory(job_of(config(name, cluster__gpus=2, model__compute_dtype="bfloat16", rollout__num_slots=8)))
     assert gpu(copy, "embedded engine's copy") == 2 * PUBLISHED[name]
+    each = 2 * 24 * 2 * 64 * 2  # keys and values of 24 layers with 2 heads of 64 numbers of 2 bytes
+    assert gpu(copy, "engine's cache") == 65536 * each
+    assert gpu(copy, "episodes at work") == 250 * 256 * each  # those of an evaluation
 
 
 def test_a_frozen_reference_costs_its_shards_and_adapters_save_it() -> None:
@@ -221,9 +223,12 @@ def test_sequence_ranks_share_the_tokens() -> None:
     assert (job.tokens, job.rank_tokens, job.data_ranks) == (4096, 1024, 2)
 
 
-def test_a_cold_start_runs_a_batch_in_one_pass() -> None:
-    given = check_config(SftConfig, {"model": {"path": "Qwen2.5-0.5B-Instruct"}, "batch_tokens": 30000})
-    assert job_of(given).tokens == 30000
+@pytest.mark.parametrize(("micro", "tokens"), [(None, 15000), (8000, 8000), (20000, 15000), (1000, 4000)])
+def test_a_cold_start_cuts_its_batch_over_data_ranks(micro: int | None, tokens: int) -> None:
+    """30,000 tokens on four ranks, two of which share each conversation of at most 4,000."""
+    settings = {"model": {"path": "Qwen2.5-0.5B-Instruct", "parallel": {"sequence": 2}}, "cluster": {"gpus": 4}}
+    settings |= {"batch_tokens": 30000, "micro_batch_tokens": micro, "env": {"max_context_tokens": 4000}}
+    assert job_of(check_config(SftConfig, settings)).tokens == tokens
 
 
 @pytest.mark.parametrize(
@@ -287,10 +292,12 @@ def test_advice_is_sorted_and_goes_without_what_is_set_already() -> None:
 
 def test_command_takes_recipes_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=retool_qwen2.5_7b_sft"]) == 0
-    assert "retool sft runs on one process" in capsys.readouterr().out
+    assert "tokens of an optimizer step  at most 65,536" in capsys.readouterr().out
     assert main(["experiment=retool_qwen2.5_7b_sft", "gpu_memory_gb=10"]) == 1
+    capsys.readouterr()
     assert main(["experiment=retool_qwen2.5_7b_grpo"]) == 0
-    assert "8 x " not in capsys.readouterr().out.splitlines()[0]
+    out = capsys.readouterr().out
+    assert "4 x 80 GiB on 1 machine" in out and "episodes of a step  1,024 (64 problems x 16)" in out
 
 
 def test_servers_beside_the_trainer_take_their_share() -> None:

@@ -151,6 +151,7 @@ def test_training_with_workers_that_hold_the_engine(cold_start: Path, tmp_path: 
 
     overrides = [
         "experiment=tiny_grpo",
+        "threads=1",
         f"model.path={cold_start}",
         f"out={tmp_path / 'run'}",
         "deterministic=false",

@@ -1,4 +1,4 @@
-"""``ReToolTrainer`` writes the configuration of ``retool train`` and runs it: same weights, and what it cannot do it says."""
+"""``ReToolTrainer`` writes the configuration of ``retool train`` and runs it; what it cannot do it says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tests.conftest import TINY_ENV
 pytest.importorskip("accelerate", reason="transformers' TrainingArguments need it")
 
 ROWS = [{"prompt": f"Compute {k} + {k}.", "answer": str(2 * k)} for k in range(1, 9)]
-ENV = [f"env.{key}={str(value).lower()}" for key, value in TINY_ENV.items() if "turn" not in key and "rounds" not in key]
+ENV = [
+    f"env.{key}={str(value).lower()}" for key, value in TINY_ENV.items() if "turn" not in key and "rounds" not in key
+]
 
 
 def arguments(out: Path, **settings) -> TrainingArguments:

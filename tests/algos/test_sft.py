@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from safetensors.torch import load_file
 
 from agents.loading import load_model
 from agents.run_folder import is_time, read_metrics
+from algos.actor_critic import Trained
 from algos.batch import Sample
 from algos.config import OptimConfig, SftConfig
 from algos.losses import SftLoss
-from algos.scorer import Scorer
+from algos.policy.world import World
 from algos.schedule import lr_factor
-from algos.sft import sft, sft_batches, sft_step
+from algos.scorer import Scorer
+from algos.sft import sft, sft_update
+from algos.sft_data import sft_steps
 from retool_env.compose import compose
 
 
@@ -30,19 +34,22 @@ def sample(length: int, order: int) -> Sample:
 def test_the_loss_is_the_mean_over_trained_tokens(tiny_folder: Path) -> None:
     model = load_model(str(tiny_folder))
     rows = [sample(5, 30), sample(9, 40)]
-    (batch,) = sft_batches(rows, max_tokens=100, window=10, seed=0)
+    picked = []
     with torch.no_grad():
-        logprobs = model(input_ids=batch["token_ids"]).logits[:, :-1].double().log_softmax(-1)
-        picked = logprobs.gather(-1, batch["token_ids"][:, 1:, None])[..., 0][batch["trained"][:, 1:]]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    assert sft_step(SftLoss(Scorer(model)), optimizer, batch, max_grad_norm=1.0) == pytest.approx(
-        -float(picked.mean()), rel=1e-5
-    )
+        for row in rows:
+            ids = torch.from_numpy(row.token_ids)[None]
+            logprobs = model(input_ids=ids).logits[0, :-1].double().log_softmax(-1)
+            picked.append(logprobs.gather(-1, ids[0, 1:, None])[row.trained[1:], 0])
+    trained = Trained(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    for layout, tokens in (("sorted", None), ("packed", None), ("sorted", 9)):
+        config = SftConfig(layout=layout, micro_batch_tokens=tokens)
+        mean = sft_update(SftLoss(Scorer(model)), trained, rows, config, World(), lr=0.0)
+        assert mean == pytest.approx(-float(torch.cat(picked).mean()), rel=1e-5)
 
 
 def test_batches_stay_in_their_window() -> None:
     rows = [sample(3 + (7 * k) % 11, k) for k in range(100)]
-    seen = [batch["token_ids"][:, 0].tolist() for batch in sft_batches(rows, max_tokens=40, window=25, seed=1)]
+    seen = [[row.order for row in step] for step in sft_steps(rows, max_tokens=40, window=25, seed=1)]
     flat = [order for batch in seen for order in batch]
     assert sorted(flat) == list(range(100))
     assert [{order // 25 for order in flat[start : start + 25]} for start in range(0, 100, 25)] == [{0}, {1}, {2}, {3}]
@@ -62,10 +69,30 @@ def test_schedule() -> None:
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     runs = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        overrides = ["experiment=tiny_sft", f"out={tmp_path / name}", f"seed={seed}", "traces.num=1200"]
+        overrides = ["experiment=tiny_sft", "threads=1", f"out={tmp_path / name}", f"seed={seed}", "traces.num=1200"]
         checkpoint = sft(compose("sft", SftConfig, [*overrides, "eval.problems.size=10"]))
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
         numbers = [{k: v for k, v in row.items() if not is_time(k)} for row in rows]
         runs.append((load_file(checkpoint / "model.safetensors"), numbers))
     assert runs[0][1] == runs[1][1] != runs[2][1]
     assert all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
+
+
+def test_a_resumed_cold_start_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Stopped between two checkpoints: it goes on from the first, and nothing is logged twice."""
+    runs = {}
+    for name in ("whole", "stopped"):
+        overrides = ["experiment=tiny_sft", "threads=1", f"out={tmp_path / name}", "traces.num=1200", "save_every=20"]
+        config = compose("sft", SftConfig, [*overrides, "eval.problems.size=10", "eval.greedy=false"])
+        checkpoint = sft(config)
+        if name == "stopped":
+            kept = sorted((tmp_path / name / "checkpoints").glob("step-*"))[-2]
+            for folder in (tmp_path / name / "checkpoints").iterdir():
+                if folder.name > kept.name or folder.name == "final":
+                    shutil.rmtree(folder)
+            sft(config.model_copy(update={"resume": True}))
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        runs[name] = ([{k: v for k, v in row.items() if not is_time(k)} for row in rows], checkpoint)
+    whole, stopped = (load_file(runs[name][1] / "model.safetensors") for name in runs)
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    assert runs["whole"][0] == runs["stopped"][0]

@@ -9,7 +9,8 @@ import pytest
 
 from agents.run_folder import read_metrics
 from algos.config import SftConfig
-from algos.sft import sft, trace_samples
+from algos.sft import sft
+from algos.sft_data import trace_samples
 from retool_env.cli import main
 from retool_env.compose import compose
 from retool_env.config import EnvConfig
@@ -40,7 +41,13 @@ def traces(tmp_path: Path) -> Path:
 
 def config(traces: Path, *overrides: str) -> SftConfig:
     folder = traces.parent
-    where = ["experiment=tiny_sft", f"out={folder / 'run'}", f"traces.path={traces}", "eval.problems.size=5"]
+    where = [
+        "experiment=tiny_sft",
+        "threads=1",
+        f"out={folder / 'run'}",
+        f"traces.path={traces}",
+        "eval.problems.size=5",
+    ]
     return compose("sft", SftConfig, [*where, *overrides])
 
 
@@ -75,7 +82,7 @@ def test_what_does_not_fit_is_left_out(traces: Path, tiny_env: EnvConfig, caplog
 
 
 def test_a_missing_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    settings = ["experiment=tiny_sft", f"out={tmp_path / 'run'}", "traces.path=nowhere.jsonl"]
+    settings = ["experiment=tiny_sft", "threads=1", f"out={tmp_path / 'run'}", "traces.path=nowhere.jsonl"]
     with pytest.raises(UsageError, match=r"traces.path='nowhere.jsonl': no such file; make it with `retool data sft`"):
         sft(compose("sft", SftConfig, settings))
     assert not (tmp_path / "run").exists()

@@ -116,7 +116,7 @@ def test_a_vocabulary_is_known_by_its_ids(tiny_folder: Path) -> None:
 
 def config(out: Path, start: Path, *overrides: str) -> TrainConfig:
     sizes = ["algo.prompts_per_step=4", "algo.group_size=4", "algo.steps=3", "eval.every=0", "eval.problems.size=4"]
-    fixed = ["experiment=tiny_grpo", f"out={out}", f"model.path={start}", *sizes, "eval.greedy=false"]
+    fixed = ["experiment=tiny_grpo", "threads=1", f"out={out}", f"model.path={start}", *sizes, "eval.greedy=false"]
     return compose("train", TrainConfig, [*fixed, *overrides])
 
 

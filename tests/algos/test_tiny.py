@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algos.config import SftConfig, TinyModelConfig
-from algos.sft import trace_samples
+from algos.sft_data import trace_samples
 from algos.tiny import build_tokenizer, make_tiny
 from retool_env.config import EnvConfig
 from retool_env.dialects import make_dialect

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +19,9 @@ from retool_env.trajectory import Trajectory, read_trajectories
 
 
 def config(out: Path, start: Path, *overrides: str) -> TrainConfig:
-    return compose("train", TrainConfig, ["experiment=tiny_grpo", f"out={out}", f"model.path={start}", *overrides])
+    return compose(
+        "train", TrainConfig, ["experiment=tiny_grpo", "threads=1", f"out={out}", f"model.path={start}", *overrides]
+    )
 
 
 def small(out: Path, start: Path, *overrides: str) -> TrainConfig:
@@ -163,26 +160,3 @@ def test_mistakes_are_named_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         train(config(tmp_path / "run", tiny_folder, *overrides))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(cold_start: Path, tmp_path: Path) -> None:
-    """SIGKILL to the whole process group at some moment of a real `retool train`, then `resume=true`."""
-
-    def command(name: str) -> list[str]:
-        sizes = ["algo.prompts_per_step=4", "algo.group_size=4", "algo.steps=12", "save_every=3", "eval.every=4"]
-        where = [f"out={tmp_path / name}", f"model.path={cold_start}", "eval.problems.size=10"]
-        retool = [sys.executable, "-m", "retool_env.cli", "train", "experiment=tiny_grpo"]
-        return [*retool, *sizes, *where]
-
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, start_new_session=True)
-    while sum(row["phase"] == "train" for row in read_metrics(metrics)) < 8:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "checkpoints" / "final").exists()
-    subprocess.run([*command("killed"), "resume=true"], check=True, capture_output=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")

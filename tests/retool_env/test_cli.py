@@ -89,7 +89,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_mistake_leaves_no_traceback_in_a_real_process(tmp_path: Path) -> None:
-    done = retool("train", "experiment=tiny_grpo", "model.path=nowhere", cwd=tmp_path)
+    done = retool("train", "experiment=tiny_grpo", "threads=1", "model.path=nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "retool: 'nowhere' is no checkpoint: no config.json there; give a Hugging Face model folder\n"
     assert done.stdout == ""
