@@ -49,7 +49,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
-        values = config.model_dump(mode="json", exclude={"resume"})
+        values = config.model_dump(mode="json", exclude={"resume", "cluster", "dry_run"})
         stored = self.path / "config.yaml"
         if stored.is_file():
             if not resume:

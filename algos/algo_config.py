@@ -2,21 +2,24 @@
 
 The parts are independent, and ``docs/algorithms.md`` says which there are. What does not go together is refused here,
 before a model is loaded; ``configs/algo/`` has the usual combinations by name (``algo=ppo``).
+
+The checks are those of the parts themselves, which need torch. Defaults are not checked, so that ``--help``, and
+whatever else only reads a configuration, does without it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from algos.advantages import ESTIMATORS, Advantage, make_advantage, needs_critic
-from algos.batch import Aggregation, Layout
-from algos.correction import Correction
-from algos.losses import KlPenalty, Objective, check_aggregation, make_objective
-from algos.losses.kl import KlEstimator
-from algos.losses.objectives import ClipCov, KlCov
+from algos.choices import Aggregation, KlEstimator, Layout
 from retool_env.config import Config
+
+if TYPE_CHECKING:
+    from algos.correction import Correction
+    from algos.losses import KlPenalty, Objective
 
 __all__ = [
     "AdvantageConfig",
@@ -65,10 +68,13 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _known(self) -> ObjectiveConfig:
-        self.make()
+        if self.model_fields_set:
+            self.make()
         return self
 
     def make(self) -> Objective:
+        from algos.losses import make_objective
+
         return make_objective(self.name, **(self.options or {}))
 
 
@@ -103,10 +109,13 @@ class CorrectionConfig(Config):
 
     @model_validator(mode="after")
     def _valid(self) -> CorrectionConfig:
-        self.make()
+        if any(rule is not None for _, rule in self):
+            self.make()
         return self
 
     def make(self) -> Correction:
+        from algos.correction import Correction
+
         return Correction(**self.model_dump())
 
 
@@ -127,6 +136,8 @@ class KlConfig(Config):
 
     def penalty(self) -> KlPenalty | None:
         """The term of the loss, if there is one."""
+        from algos.losses import KlPenalty
+
         in_loss = self.coef > 0 and self.place == "loss"
         return KlPenalty(coef=self.coef, estimator=self.estimator) if in_loss else None
 
@@ -214,7 +225,10 @@ class AlgoConfig(Config):
 
     @model_validator(mode="after")
     def _it_goes_together(self) -> AlgoConfig:
-        check_aggregation(self.objective.make(), self.aggregation)
+        if self.objective.model_fields_set:
+            from algos.losses import check_aggregation
+
+            check_aggregation(self.objective.make(), self.aggregation)
         if self.group_size == 1 and self.baseline == "group":
             raise ValueError(
                 f"group_size=1: advantage={self.advantage.name!r} compares the samples of one problem; set "
@@ -244,7 +258,7 @@ class AlgoConfig(Config):
 
     @property
     def selects_tokens(self) -> bool:
-        return isinstance(self.objective.make(), ClipCov | KlCov)
+        return self.objective.name in ("clip_cov", "kl_cov")
 
     @property
     def tickets_per_step(self) -> int:

@@ -38,7 +38,7 @@ from algos.isolation import check_layout
 from algos.plan.command import show
 from algos.plan.job import Job, job_of
 from algos.plan.memory import GIB, memory
-from algos.policy.model import _dressed, _shard, trainable
+from algos.policy.model import dressed, lay_out, trainable
 from algos.policy.parts import causal_lm
 from algos.policy.world import World
 from algos.scorer import read_states
@@ -168,10 +168,10 @@ def shard_bytes(config: TrainConfig | SftConfig, world: World, *, critic: bool =
     assert config.model.path is not None, "dry_run() sees to it"
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(load_config(config.model.path), dtype=torch.float32)
-        model = _dressed(causal_lm(model), config.model, world)
+        model = dressed(causal_lm(model), config.model, world)
         if critic:
             model = Critic(model)
-    _shard(model, config.model, world)
+    lay_out(model, config.model, world)
     return ShardBytes(model)
 
 
@@ -198,7 +198,7 @@ def activation_bytes(config: TrainConfig | SftConfig, *, tokens: int) -> int:
     width = getattr(torch, options.compute_dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(config.model.path), dtype=width)
-        backbone = causal_lm(_dressed(model, options, World())).base_model.eval()
+        backbone = causal_lm(dressed(model, options, World())).base_model.eval()
         ids = torch.zeros((1, tokens), dtype=torch.int64)
         trained = torch.ones((1, tokens), dtype=torch.bool)
     for weight in trainable(backbone):

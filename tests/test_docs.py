@@ -26,7 +26,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[str]:
-    lines = [line.split("#")[0].strip() for _, text in blocks("bash") for line in text.splitlines()]
+    lines = [
+        line.split("#")[0].strip() for _, text in blocks("bash") for line in text.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in lines if line.startswith("retool ") and "--help" not in line and "..." not in line]
 
 

@@ -16,17 +16,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
 from algos.batch.sample import Sample, dummy, packed, padded
+from algos.choices import Layout
 
 __all__ = ["LAYOUTS", "Layout", "balanced", "collate", "micro_batches", "plan", "rank_batches", "rank_plan"]
 
-Layout = Literal["sorted", "packed", "shared"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 from algos.batch.sample import Sample
+from algos.choices import Aggregation
 from retool_env.errors import UsageError, did_you_mean
 
 __all__ = ["AGGREGATIONS", "Aggregation", "weighted"]
 
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "prompt_mean"]
 AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 
 

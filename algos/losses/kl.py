@@ -17,16 +17,16 @@ k3_unbiased   :math:`\frac{p}{u}(e^{-d} - 1 + d)`             the gradient of th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from algos.choices import KlEstimator
 from algos.tokens import LIMIT, TrainedTokens
 from retool_env.errors import UsageError, did_you_mean
 
 __all__ = ["KL_ESTIMATORS", "KlPenalty"]
 
-KlEstimator = Literal["k1", "k2", "k3", "k3_unbiased"]
 KL_ESTIMATORS: tuple[str, ...] = get_args(KlEstimator)
 
 

@@ -30,7 +30,16 @@ from algos.policy.world import World, check_heads
 from algos.value import Critic
 from retool_env.errors import UsageError
 
-__all__ = ["build_critic", "build_policy", "clip_gradients", "place_critic", "prepare", "trainable"]
+__all__ = [
+    "build_critic",
+    "build_policy",
+    "clip_gradients",
+    "dressed",
+    "lay_out",
+    "place_critic",
+    "prepare",
+    "trainable",
+]
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,7 +54,7 @@ def build_policy(path: str, options: PolicyOptions, world: World) -> nn.Module:
         UsageError: no checkpoint, or options that do not fit the model.
     """
     config = _config(path, world)
-    return _build(lambda: load_model(path), config, lambda model: _dressed(model, options, world), options, world)
+    return _build(lambda: load_model(path), config, lambda model: dressed(model, options, world), options, world)
 
 
 def build_critic(path: str, options: PolicyOptions, world: World) -> Critic:
@@ -53,7 +62,7 @@ def build_critic(path: str, options: PolicyOptions, world: World) -> Critic:
     config = _config(path, world)
 
     def finish(model: PreTrainedModel) -> nn.Module:
-        return Critic(_dressed(model, options, world))
+        return Critic(dressed(model, options, world))
 
     critic = _build(lambda: load_model(path), config, finish, options, world)
     assert isinstance(critic, Critic)
@@ -71,7 +80,7 @@ def place_critic(critic: Critic, options: PolicyOptions, world: World) -> Critic
 def prepare(model: PreTrainedModel, options: PolicyOptions, world: World) -> nn.Module:
     """The same as :func:`build_policy` with a model that every rank has already; only rank 0's weights count."""
     check_heads(model.config, world.num_sequence_ranks)
-    return _build(lambda: model, model.config, lambda held: _dressed(held, options, world), options, world)
+    return _build(lambda: model, model.config, lambda held: dressed(held, options, world), options, world)
 
 
 def trainable(*modules: nn.Module) -> list[nn.Parameter]:
@@ -114,17 +123,17 @@ def _build(
         if not options.parallel.offload:
             whole.to(world.device)
         if _sharded(options, world):
-            _shard(whole, options, world)
+            lay_out(whole, options, world)
         return whole.eval()
     dtype = world.from_main(None if whole is None else next(whole.parameters()).dtype)
     with torch.device("meta"):
         model = finish(AutoModelForCausalLM.from_config(config, dtype=dtype))
-    mesh = _shard(model, options, world)
+    mesh = lay_out(model, options, world)
     fill_shards(model, whole, mesh, offload=options.parallel.offload)
     return model.eval()
 
 
-def _shard(model: nn.Module, options: PolicyOptions, world: World) -> DeviceMesh:
+def lay_out(model: nn.Module, options: PolicyOptions, world: World) -> DeviceMesh:
     """A critic's head is a unit of its own in float32."""
     mesh = world.shard_mesh()
     if isinstance(model, Critic):
@@ -134,7 +143,7 @@ def _shard(model: nn.Module, options: PolicyOptions, world: World) -> DeviceMesh
     return mesh
 
 
-def _dressed(model: PreTrainedModel, options: PolicyOptions, world: World) -> nn.Module:
+def dressed(model: PreTrainedModel, options: PolicyOptions, world: World) -> nn.Module:
     """With everything but shards."""
     if options.attention is not None:
         try:
@@ -144,7 +153,7 @@ def _dressed(model: PreTrainedModel, options: PolicyOptions, world: World) -> nn
     group = world.sequence_group
     if group is not None:
         split_attention(model, group)
-    dressed = model if options.lora is None else with_adapters(model, options.lora)
+    worn = model if options.lora is None else with_adapters(model, options.lora)
     if options.gradient_checkpointing:
-        recompute(dressed)
-    return dressed
+        recompute(worn)
+    return worn

@@ -44,8 +44,11 @@ MISTAKES = [
     ([*ORACLE, "problems.size=1", "env.reward=acuracy"], "env.reward='acuracy': no reward part 'acuracy'"),
     ([*ORACLE, "problems.size=1", "out=good.jsonl"], "out='good.jsonl' cannot be made a run folder (File exists)"),
     ([*ORACLE, "-m", "seed=0,1", "out=runs/x"], "out=runs/x with -m: every job needs a folder of its own"),
-    (["train", "rollout.sampling.top_p=0.9"], "training needs temperature > 0, top_p=1 and top_k=0"),
-    (["train", "algo.group_size=1"], "algo.group_size=1: input should be greater than or equal to 2"),
+    (
+        ["train", "rollout.sampling.top_p=0.9", "rollout.staleness=1"],
+        "with top_p < 1 or top_k > 0 the samples have to come from the weights",
+    ),
+    (["train", "algo.group_size=1"], "group_size=1: advantage='grpo' compares the samples of one problem"),
     (["sft", "traces.phases=[]"], "traces.phases=[]: tuple should have at least 1 item"),
     (["demo", "sft.eval.greedy=false"], "sft.eval.greedy=false: the demo's table shows both modes"),
     ([*GSM8K, "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
