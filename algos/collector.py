@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar, Protocol
@@ -209,11 +210,22 @@ class CollectorRollouts:
             return
         self._closing = True
         self._scheduler.close()
-        self._collector.shutdown()
+        self._shut_down()
         if self._drain.is_alive():
             self._drain.join()
         for made in self._envs:
             made.close()
+
+    def _shut_down(self) -> None:
+        """A step may be complete from what a checkpoint held before all threads have begun, and TorchRL (0.14.1) joins
+        them all, started or not."""
+        while True:
+            try:
+                return self._collector.shutdown()  # type: ignore[no-any-return]
+            except RuntimeError as error:
+                if "before it is started" not in str(error):
+                    raise
+            time.sleep(0.01)
 
     def _take(self, num_groups: int) -> list[Trajectory]:
         self._scheduler.serve(lambda: self._buffer.num_complete >= num_groups)

@@ -28,6 +28,7 @@ TINY_ENV = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, tests of one file run in one, and so do all that need the checkpoint, which takes minutes.
 

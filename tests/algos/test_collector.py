@@ -10,6 +10,7 @@ import torch
 
 from agents.embedded import EmbeddedAgent
 from agents.loading import load_model
+from agents.run_folder import is_time
 from algos.actor_critic import around
 from algos.config import AlgoConfig, RolloutConfig, TrainConfig
 from algos.learn import Learner
@@ -49,7 +50,8 @@ def run(
         for step in range(steps):
             rollouts.set_version(step)
             collected = rollouts.collect(step)
-            metrics.append(learner.learn(collected, step=step))
+            made = learner.learn(collected, step=step)
+            metrics.append({name: value for name, value in made.items() if not is_time(name)})
             trajectories += collected
     finally:
         rollouts.close()
