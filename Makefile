@@ -7,6 +7,9 @@ SET_UP := $(VENV)/.set-up
 RETOOL_SGLANG_HOME ?= $(HOME)/.cache/retool/sglang-cpu
 SGLANG_SET_UP := $(RETOOL_SGLANG_HOME)/.set-up
 
+# Programs in these have limits by the clock, which another test on the same processors would use up.
+ALONE := $(wildcard tests/retool_env/test_sandbox*.py) tests/retool_env/test_verifier_workers.py
+
 .PHONY: help setup demo test test-slow test-sglang setup-sglang lint format bench clean
 
 help:
@@ -31,7 +34,8 @@ demo: $(SET_UP)
 	$(BIN)/retool demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not sglang"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not sglang" $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest -m "not slow and not sglang" $(ALONE)
 
 test-slow: $(SET_UP)
 	$(BIN)/python -m pytest -m "slow and not sglang"

@@ -30,13 +30,10 @@ TINY_ENV = {
 
 @pytest.hookimpl(tryfirst=True)  # before the plugin that reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, tests of one file run in one, and so do all that need the checkpoint, which takes minutes.
-
-    Files whose programs are timed by the clock do not run beside each other either.
-    """
+    """With several workers, tests of a file run in one of them, and so do all that need the checkpoint."""
     for item in items:
         group = "cold-start" if "cold_start" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("sandbox" if "/test_sandbox" in group else group))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -158,9 +160,13 @@ class World:
             dist.barrier()
 
     def leave(self) -> None:
-        """End the process group, if this world made it."""
-        if self.owner and dist.is_initialized():
-            dist.destroy_process_group()
+        """End the process group, if this world made it, when all ranks have come here or one has failed."""
+        if not (self.owner and dist.is_initialized()):
+            return
+        if sys.exc_info()[0] is None:  # gloo aborts a rank that still exchanges something with one that is gone
+            dist.barrier()
+            time.sleep(0.2)
+        dist.destroy_process_group()
 
 
 def check_grid(size: int, sequence_parallel: int) -> None:
