@@ -50,9 +50,6 @@ from retool_env.trajectory import Trajectory, append_trajectories
 
 __all__ = ["make_rollouts", "train"]
 
-TIMEOUT_S = 24 * 3600.0
-"""How long ranks wait for the first one, which may be playing long episodes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
@@ -83,7 +80,7 @@ def train(config: TrainConfig) -> Path:
         return dry_run(config)
     replayed = replay_rollouts(config) if config.rollout.replay is not None else None
     with contextlib.ExitStack() as stack:
-        world = World.join(sequence_parallel=config.model.parallel.sequence, timeout_s=TIMEOUT_S)
+        world = World.join(sequence_parallel=config.model.parallel.sequence)
         stack.callback(world.leave)
         run = open_run(config, world)
         _run(config, env, run, replayed, world, stack)

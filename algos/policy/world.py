@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["World", "check_grid", "check_heads"]
 
 T = TypeVar("T")
+PATIENCE_S = 24 * 3600.0
+"""How long ranks wait for the first one, which may be playing long episodes."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
@@ -65,7 +67,7 @@ class World:
     owner: bool = False
 
     @staticmethod
-    def join(*, sequence_parallel: int = 1, device: str | None = None, timeout_s: float = 1800.0) -> World:
+    def join(*, sequence_parallel: int = 1, device: str | None = None, timeout_s: float = PATIENCE_S) -> World:
         """Meet the other ranks; a process group that exists already is used.
 
         Args:
@@ -163,9 +165,9 @@ class World:
         """End the process group, if this world made it, when all ranks have come here or one has failed."""
         if not (self.owner and dist.is_initialized()):
             return
-        if sys.exc_info()[0] is None:  # gloo aborts a rank that still exchanges something with one that is gone
+        if sys.exc_info()[0] is None:
             dist.barrier()
-            time.sleep(0.2)
+            time.sleep(0.2)  # gloo aborts a rank that has not read all of the barrier when another one is gone
         dist.destroy_process_group()
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +32,6 @@ LONG = 600
 
 
 everyone, samplers = of(CONTESTANTS), of(SAMPLERS)
-
-
-@pytest.fixture(scope="module")
-def opened(tiny_folder: Path) -> Iterator[dict[Maker, Contestant]]:
-    """The contestants so far: a server is started once."""
-
-    class Opened(dict[Maker, Contestant]):
-        def __missing__(self, make: Maker) -> Contestant:
-            self[make] = stack.enter_context(make(tiny_folder))
-            return self[make]
-
-    with ExitStack() as stack:
-        yield Opened()
 
 
 @pytest.fixture

@@ -38,6 +38,21 @@ def test_a_ticket_is_admitted_by_its_step(
     assert gate.is_open(ticket) == (exists and ticket // per_step <= version + staleness)
 
 
+@given(version=st.integers(0, 5), more=st.integers(0, 9), end=st.none() | st.integers(0, 30), late=st.booleans())
+def test_further_tickets_move_those_of_later_steps(version: int, more: int, end: int | None, late: bool) -> None:
+    gate, plain = (Gate(tickets_per_step=3, num_tickets=end) for _ in range(2))
+    if late:
+        gate.set_version(version)
+    gate.admit_more(more)
+    assert gate.extra == more
+    if not late:
+        assert not gate.is_open(0), "closed to all before the first version"
+    for now in (version, version + 1):
+        gate.set_version(now)
+        plain.set_version(now)
+        assert [gate.is_open(k + more) for k in range(30)] == [plain.is_open(k) for k in range(30)]
+
+
 def test_waiting_ends_with_the_version_or_with_the_gate() -> None:
     gate = Gate(tickets_per_step=2)
     with ThreadPoolExecutor(4) as threads:

@@ -29,6 +29,21 @@ def test_the_oracle_solves_every_arithmetic_family() -> None:
     assert all(t.record.correct and t.record.num_tool_calls == 1 for t in trajectories)
 
 
+def test_sessions_are_counted_from_where_they_are_told_to() -> None:
+    """So that an evaluation does not get the cache of an episode that is being trained on."""
+    source, seen = open_source(size=3, split="heldout"), set()
+
+    class Watching(OracleAgent):
+        def act(self, request: Request) -> Generation:
+            seen.add((request.session, request.group))
+            return super().act(request)
+
+    agent = Watching(map(source.problem, range(3)), TOKENIZER)
+    trajectories = play(source, agent, env=ENV, num_episodes=6, group_size=2, num_slots=2, first_session=100)
+    assert [t.ticket for t in trajectories] == list(range(6))
+    assert seen == {(100 + ticket, 100 + ticket // 2) for ticket in range(6)}
+
+
 @pytest.mark.parametrize("num_slots", [1, 3, 7])
 def test_trajectories_do_not_depend_on_the_number_of_slots(num_slots: int) -> None:
     source = open_source(size=7, split="heldout")

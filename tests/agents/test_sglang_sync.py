@@ -37,17 +37,6 @@ TOLERANCE = 1e-4
 LONG = 400
 
 
-@pytest.fixture(scope="module")
-def opened(tiny_folder: Path) -> Iterator[dict[Maker, Contestant]]:
-    class Opened(dict[Maker, Contestant]):
-        def __missing__(self, make: Maker) -> Contestant:
-            self[make] = stack.enter_context(make(tiny_folder))
-            return self[make]
-
-    with ExitStack() as stack:
-        yield Opened()
-
-
 @pytest.fixture(
     params=[
         pytest.param(sglang_fake, id="fake"),

@@ -82,6 +82,34 @@ def test_collector_equals_plain_loop(cold_start: Path, tiny_env: EnvConfig, num_
     assert any(t.record.calls for t in plain), "no episode called the interpreter: the test shows nothing"
 
 
+def test_further_groups_are_those_of_the_plain_loop(tiny_folder: Path, tiny_env: EnvConfig) -> None:
+    """Dynamic sampling: groups beyond a step's share, and the next step goes on behind them; resumed in between."""
+    taken: dict[str, list[Trajectory]] = {}
+    for kind in ("plain", "torchrl"):
+        config = TrainConfig(
+            model={"path": str(tiny_folder)},
+            env=tiny_env,
+            algo=AlgoConfig(prompts_per_step=2, group_size=2, steps=2),
+            rollout=RolloutConfig(collector=kind),
+        )
+        agent = EmbeddedAgent(load_model(str(tiny_folder)), load_tokenizer(str(tiny_folder)))
+        state, taken[kind] = None, []
+        for step in range(2):
+            rollouts = make_rollouts(config, tiny_env, agent)
+            try:
+                if state is not None:
+                    rollouts.load_state_dict(state)
+                rollouts.set_version(step)
+                taken[kind] += [*rollouts.collect(step), *(rollouts.more(3) if step == 0 else [])]
+                state = rollouts.state_dict()
+            finally:
+                rollouts.close()
+        agent.close()
+    assert [t.ticket for t in taken["plain"]] == list(range(14))
+    for one, two in zip(taken["plain"], taken["torchrl"], strict=True):
+        assert np.array_equal(one.transcript.token_ids, two.transcript.token_ids), one.ticket
+
+
 def versions_of(trajectory: Trajectory) -> set[int]:
     transcript = trajectory.transcript
     return set(transcript.policy_version[transcript.action_mask].tolist())

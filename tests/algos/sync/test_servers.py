@@ -193,11 +193,11 @@ def test_servers_go_on_after_a_failure(servers, tokenizer: Tokenizer, tiny_folde
             raise OSError("no space left on device")
 
     with an_agent(servers, tokenizer) as agent:
-        before = sample(agent, 0).policy_version.tolist()
+        before = set(sample(agent, 0).policy_version.tolist())
         sync = ServerWeights(agent, model, Full(Path("/nowhere"), tokenizer=str(tiny_folder)))
         with pytest.raises(OSError, match="no space"):
             sync.publish(1)
-        assert sample(agent, 0).policy_version.tolist() == before
+        assert set(sample(agent, 0).policy_version.tolist()) == before
 
 
 def test_a_server_that_computes_something_else_stops_the_run(
