@@ -40,6 +40,7 @@ class Trajectory:
         sample: number within the group.
         record: what the environment knows.
         transcript: ids, mask, log-probabilities, policy versions.
+        failure: what infrastructure said when it ended the episode; ``""`` for every other outcome.
     """
 
     ticket: int
@@ -47,6 +48,7 @@ class Trajectory:
     sample: int
     record: EpisodeRecord
     transcript: Transcript
+    failure: str = ""
 
     @property
     def scored(self) -> bool:
@@ -69,6 +71,8 @@ class Trajectory:
             "calls": [asdict(call) for call in record.calls],
             "num_action_tokens": record.num_action_tokens,
             "num_void_turns": record.num_void_turns,
+            "seconds": round(record.seconds, 4),
+            "failure": self.failure,
             "token_ids": transcript.token_ids.tolist(),
             "action_mask": transcript.action_mask.astype(int).tolist(),
             "logprobs": [None if np.isnan(x) else float(str(x)) for x in transcript.logprobs],
@@ -95,6 +99,7 @@ class Trajectory:
             verdict=Verdict(**row["verdict"]) if row["verdict"] else None,
             num_action_tokens=row["num_action_tokens"],
             num_void_turns=row.get("num_void_turns", 0),
+            seconds=row.get("seconds", 0.0),
             reward_parts=tuple(_reward_part(part) for part in row["reward_parts"]),
             ticket=row["ticket"],
         )
@@ -105,7 +110,14 @@ class Trajectory:
             policy_version=np.array(row["policy_version"], dtype=np.int64),
             spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
         )
-        return cls(ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript)
+        return cls(
+            ticket=row["ticket"],
+            group=row["group"],
+            sample=row["sample"],
+            record=record,
+            transcript=transcript,
+            failure=row.get("failure", ""),
+        )
 
 
 def _call(values: dict[str, Any]) -> CallRecord:
