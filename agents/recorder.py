@@ -60,6 +60,7 @@ class Recorder:
             group=ticket.group,
             sample=ticket.sample,
             record=record,
+            num_counted=sum(turn.num_counted for turn in turns) if all(turn.num_counted for turn in turns) else 0,
             transcript=_join(episode, [turn for turn in turns if len(turn.token_ids)]),
             failure=(why or _outage(record)) if record.outcome.failed else "",
         )

@@ -30,6 +30,7 @@ class Sample:
         statuses: of its tool calls, malformed ones included.
         errors: of the calls that raised, the class of each exception.
         num_turns: as verl counts: 1 for the prompt, plus assistant turns, plus tool turns.
+        num_action_tokens: sampled tokens, by the endpoint's own count where there is one.
         seconds: wall time of the episode, waiting for the policy included; a time field.
         tool_seconds: of these in tools; a time field.
     """
@@ -67,7 +68,7 @@ class Sample:
             statuses=tuple(call.status for call in record.calls),
             errors=tuple(_exception(call) for call in record.calls if call.status is ToolStatus.ERROR),
             num_turns=len(trajectory.transcript.spans),
-            num_action_tokens=record.num_action_tokens,
+            num_action_tokens=trajectory.num_counted or record.num_action_tokens,
             seconds=record.seconds,
             tool_seconds=sum(call.wall_seconds for call in record.calls),
         )

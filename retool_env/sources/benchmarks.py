@@ -57,11 +57,10 @@ def find_benchmark(name: str) -> tuple[str, str]:
     known = BENCHMARKS[name]
     if importlib.util.find_spec("datasets") is not None:
         return f"{HUB}{known.hub}", known.split
-    config = known.hub.partition(":")[0]
     raise UsageError(
-        f"problems.path is not set, and there is no data/{name}.jsonl; give a file that you have (problems.path=FILE), "
-        f"or get it where there is a network: pip install 'retool-env[hub]' and add problems.path=hf:{known.hub} "
-        f"problems.split={known.split} (https://huggingface.co/datasets/{config})"
+        f"problems.path is not set, and there is no data/{name}.jsonl; give a file that you have, or make that one where "
+        f"there is a network and the [hub] extra: retool data prepare {HUB}{known.hub} --split {known.split} "
+        f"--out data/{name}.jsonl"
     )
 
 
