@@ -18,7 +18,8 @@ class AgentConfig(Config):
             chat endpoint, ``oracle`` runs a known program per problem, ``random``, ``scripted`` and ``human`` write
             what their names say; ``path/to/file.py:Class`` or an installed name for your own.
         path: checkpoint folder in Hugging Face format; its tokenizer becomes the environment's.
-        url: of the server, or a list of several, for ``sglang`` and ``openai``; http://localhost:8000/v1 for ``openai``.
+        url: of the server, or a list of several, for ``sglang`` and ``openai``; ``openai`` has
+            http://localhost:8000/v1 by default.
         api_key: for the same; by default the environment variable SGLANG_API_KEY or OPENAI_API_KEY, and EMPTY for
             ``openai`` without one. Never written to the run folder.
         model: what the chat endpoint calls the model; where it has only one, that one.

@@ -101,14 +101,26 @@ def identify(config: EvalConfig, env: EnvConfig, source: ProblemSource, *, model
     )
 
 
-def differences(one: Identity, two: Identity, parts: Sequence[str] = tuple(Identity.model_fields)) -> list[str]:
-    """What differs, as ``budgets.max_tool_rounds: 8, now 4``."""
+def differences(
+    one: Identity,
+    two: Identity,
+    parts: Sequence[str] = tuple(Identity.model_fields),
+    *,
+    form: str = "{key}: {one}, now {two}",
+) -> list[str]:
+    """What differs, as ``budgets.max_tool_rounds: 8, now 4``.
+
+    Args:
+        parts: to look at.
+        form: of the text.
+    """
     found = []
     for name in parts:
         left, right = _flat(getattr(one, name)), _flat(getattr(two, name))
         for key in dict.fromkeys([*left, *right]):
             if left.get(key) != right.get(key):
-                found.append(f"{name}.{key}: {_shown(left.get(key))}, now {_shown(right.get(key))}")
+                values = {"one": _shown(left.get(key)), "two": _shown(right.get(key))}
+                found.append(form.format(key=f"{name}.{key}", **values))
     return found
 
 

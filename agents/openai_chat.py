@@ -147,7 +147,9 @@ class OpenAIAgent:
             answer = self._courier.send("GET", "/models", seconds=_CONNECT_SECONDS)
         except (httpx.RequestError, TimeoutError) as error:
             why = str(error) or type(error).__name__
-            raise UsageError(f"agent.url={self.url!r}: nothing answers there ({why}); is the server running?") from error
+            raise UsageError(
+                f"agent.url={self.url!r}: nothing answers there ({why}); is the server running?"
+            ) from error
         if self.model:
             return
         try:

@@ -55,13 +55,14 @@ class Recorder:
         with self._lock:
             turns = self._turns.pop(ticket.index, [])
             why = self._failures.pop(ticket.index, "")
+        written = [turn for turn in turns if len(turn.token_ids)]
         trajectory = Trajectory(
             ticket=ticket.index,
             group=ticket.group,
             sample=ticket.sample,
             record=record,
-            num_counted=sum(turn.num_counted for turn in turns) if all(turn.num_counted for turn in turns) else 0,
-            transcript=_join(episode, [turn for turn in turns if len(turn.token_ids)]),
+            transcript=_join(episode, written),
+            num_counted=sum(turn.num_counted for turn in written) if all(t.num_counted for t in written) else 0,
             failure=(why or _outage(record)) if record.outcome.failed else "",
         )
         if self._on_trajectory is not None:

@@ -31,6 +31,7 @@ class Sample:
         errors: of the calls that raised, the class of each exception.
         num_turns: as verl counts: 1 for the prompt, plus assistant turns, plus tool turns.
         num_action_tokens: sampled tokens, by the endpoint's own count where there is one.
+        counted: the endpoint did count them.
         seconds: wall time of the episode, waiting for the policy included; a time field.
         tool_seconds: of these in tools; a time field.
     """
@@ -48,6 +49,7 @@ class Sample:
     errors: tuple[str, ...]
     num_turns: int
     num_action_tokens: int
+    counted: bool
     seconds: float
     tool_seconds: float
 
@@ -69,6 +71,7 @@ class Sample:
             errors=tuple(_exception(call) for call in record.calls if call.status is ToolStatus.ERROR),
             num_turns=len(trajectory.transcript.spans),
             num_action_tokens=trajectory.num_counted or record.num_action_tokens,
+            counted=trajectory.num_counted > 0,
             seconds=record.seconds,
             tool_seconds=sum(call.wall_seconds for call in record.calls),
         )
