@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from pathlib import Path
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.eval_folder import EvalFolder
-from agents.eval_summary import EvalSummary, write_summary
+from agents.eval_folder import EvalFolder, Played, is_evaluation, read_run
+from agents.eval_summary import EvalSummary, read_summary, write_summary
 from agents.eval_text import markdown
 from agents.factories import BYTES_PER_TOKEN
 from agents.identity import identify
@@ -51,6 +51,8 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     if source.size is None:
         raise UsageError(f"problems={source.name!r} never ends; set problems.size (and problems.split=heldout)")
     env = config.env.model_copy(update={"tokenizer": config.agent.path}) if config.agent.path else config.env
+    if _is_finished(config, env, source):
+        return _tell_again(Path(config.out))
     setup = AgentSetup(config=config.agent, env=env, source=source, seed=config.seed, threads=config.threads)
     agent = make_agent(setup)
     try:
@@ -60,18 +62,43 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
         config = config.model_copy(update={"env": env})
         with closing(EvalFolder(config.out, config, identity, total=source.size * config.samples)) as folder:
             _play_and_report(config, source, agent, folder)
-            return summarise_samples([folder.played.samples[ticket] for ticket in sorted(folder.played.samples)])
+            return _summaries(folder.played)
     finally:
         if callable(close := getattr(agent, "close", None)):
             close()
 
 
+def _is_finished(config: EvalConfig, env: EnvConfig, source: ProblemSource) -> bool:
+    """The folder holds all of this evaluation, which can be said without loading a model or asking a server."""
+    if not is_evaluation(Path(config.out)):
+        return False
+    run = read_run(Path(config.out))
+    model = str(named) if (named := run.identity.agent.get("model")) else None
+    wanted = [identify(config, one, source, model=model) for one in (env, _in_bytes(env))]
+    same = run.identity in wanted and run.config["ks"] == (None if config.ks is None else list(config.ks))
+    return same and read_summary(Path(config.out)).complete
+
+
+def _tell_again(folder: Path) -> list[Summary]:
+    console = make_console()
+    console.print(f"{folder} holds all episodes already", markup=False)
+    console.print(markdown(read_summary(folder)), markup=False)
+    return _summaries(Played.read(folder))
+
+
+def _summaries(played: Played) -> list[Summary]:
+    return summarise_samples([played.samples[ticket] for ticket in sorted(played.samples)])
+
+
 def _with_room(env: EnvConfig, agent: Agent) -> EnvConfig:
     """Budgets are meant in tokens. Where an endpoint's are not known and bytes are counted instead, four to a token."""
-    if env.tokenizer != "bytes" or not getattr(agent, "reads_messages", False):
+    return _in_bytes(env) if getattr(agent, "reads_messages", False) else env
+
+
+def _in_bytes(env: EnvConfig) -> EnvConfig:
+    if env.tokenizer != "bytes":
         return env
     names = ("max_context_tokens", "max_turn_tokens", "max_tool_tokens")
-    _log.info("budgets are counted in bytes, %d to a token; agent.path=FOLDER names a tokenizer", BYTES_PER_TOKEN)
     return env.model_copy(update={name: BYTES_PER_TOKEN * getattr(env, name) for name in names})
 
 
@@ -88,7 +115,7 @@ def _play_and_report(config: EvalConfig, source: ProblemSource, agent: Agent, fo
         write_summary(folder.path, found, readable)
         misses = {**folder.played.misses, **{ticket: miss for ticket, (_, miss) in folder.played.failed.items()}}
         write_misses(folder.path / "misses.md", [misses[ticket] for ticket in sorted(misses)])
-        console.print(Markdown(readable))
+        console.print(readable, markup=False)
 
 
 def _play_missing(
