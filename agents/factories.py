@@ -134,7 +134,7 @@ def human(setup: AgentSetup) -> Agent:
     """A person at this terminal."""
     from agents.human import HumanAgent
 
-    return HumanAgent(setup.tokenizer)
+    return HumanAgent(setup.tokenizer, setup.dialect)
 
 
 def _key(setup: AgentSetup, variable: str) -> str | None:

@@ -111,7 +111,11 @@ COMMANDS = {
             ("retool play aime_2024 index=3", "the fourth problem of a benchmark"),
             ("retool play out=runs/play", "keep the episodes, for `retool view runs/play`"),
         ),
-        positional=DATASET,
+        positional=Positional(
+            name="DATASET",
+            meaning="arithmetic (the default), aime_2024, aime_2025, math_500 or gsm8k; a file; or hf:owner/name",
+            overrides="retool_env.sources.benchmarks:problem_overrides",
+        ),
     ),
 }
 
@@ -130,8 +134,8 @@ GROUPS = {
     "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 
-# Flags of the founding guides, as aliases of keys, with what stands in front of the value, if anything. A flag means the
-# same key in every command that has it, and may be written with ``_`` for ``-``.
+# Flags of the founding guides, as aliases of keys, with what stands in front of the value, if anything. A flag means
+# the same key in every command that has it, and may be written with ``_`` for ``-``.
 ALIASES = {
     "--agent": "agent.name",
     "--model": "agent.model",

@@ -1,9 +1,9 @@
 """The neutral record of one episode: file format, training input and viewer input.
 
 One line of ``trajectories.jsonl`` is one :class:`Trajectory`. Losses, metrics, the report and re-scoring read this and
-nothing else. In JSON a missing log-probability is ``null``, and so are the lists of log-probabilities and versions of an
-episode that was written rather than sampled; everything round-trips exactly (float32 log-probabilities are written with
-enough digits).
+nothing else. In JSON a missing log-probability is ``null``, and so are the lists of log-probabilities and versions of
+an episode that was written rather than sampled; everything round-trips exactly (float32 log-probabilities are written
+with enough digits).
 """
 
 from __future__ import annotations

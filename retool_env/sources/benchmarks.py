@@ -20,7 +20,7 @@ from typing import Final
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.sources.layouts import LAYOUTS
 
-__all__ = ["BENCHMARKS", "Benchmark", "dataset_overrides", "find_benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "dataset_overrides", "find_benchmark", "problem_overrides"]
 
 DATA_VARIABLE: Final = "RETOOL_DATA"
 HUB: Final = "hf:"
@@ -58,8 +58,8 @@ def find_benchmark(name: str) -> tuple[str, str]:
     if importlib.util.find_spec("datasets") is not None:
         return f"{HUB}{known.hub}", known.split
     raise UsageError(
-        f"problems.path is not set, and there is no data/{name}.jsonl; give a file that you have, or make that one where "
-        f"there is a network and the [hub] extra: retool data prepare {HUB}{known.hub} --split {known.split} "
+        f"problems.path is not set, and there is no data/{name}.jsonl; give a file that you have, or make that one "
+        f"where there is a network and the [hub] extra: retool data prepare {HUB}{known.hub} --split {known.split} "
         f"--out data/{name}.jsonl"
     )
 
@@ -84,17 +84,31 @@ def dataset_overrides(name: str) -> list[str]:
     >>> dataset_overrides("aime_2024")
     ['benchmark=aime_2024']
     >>> dataset_overrides("hf:owner/name")
-    ['benchmark=file', 'problems.path=hf:owner/name']
+    ['benchmark=file', 'problems.name=file', 'problems.path=hf:owner/name']
 
     Raises:
         UsageError: neither a benchmark, nor a layout, nor a file.
     """
     if name in BENCHMARKS or name == "arithmetic":
         return [f"benchmark={name}"]
-    if name in LAYOUTS:
-        return ["benchmark=file", f"problems.name={name}"]
+    return ["benchmark=file", *problem_overrides(name)]
+
+
+def problem_overrides(name: str) -> list[str]:
+    """The problems alone, without the recipe.
+
+    >>> problem_overrides("arithmetic"), problem_overrides("gsm8k")
+    (['problems.name=arithmetic', 'problems.split=heldout'], ['problems.name=gsm8k'])
+
+    Raises:
+        UsageError: neither a benchmark, nor a layout, nor a file.
+    """
+    if name == "arithmetic":
+        return [f"problems.name={name}", "problems.split=heldout"]
+    if name in BENCHMARKS or name in LAYOUTS:
+        return [f"problems.name={name}"]
     if name.startswith(HUB) or Path(name).is_file():
-        return ["benchmark=file", f"problems.path={name}"]
+        return ["problems.name=file", f"problems.path={name}"]
     known = ["arithmetic", *BENCHMARKS, *LAYOUTS]
     if any(sign in name for sign in "/\\.:"):
         raise UsageError(f"DATASET {name!r}: no such file; give a file, hf:owner/name, or one of {', '.join(known)}")
