@@ -4,8 +4,8 @@ Commands are a table of import strings, so that ``retool --help`` imports nothin
 module is in the lowest package and never imports the others by name. Arguments are Hydra overrides (``key=value``);
 flags that the founding guides show are aliases of keys, from one table.
 
-Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often;
-130 interrupted.
+Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often,
+or a cell of a sweep died; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import Any
 
 from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``."""
+    """One subcommand: ``run`` takes a config of class ``config``; ``score`` makes one number of the run folder that it
+    leaves, for sweeps. All are ``module:name``."""
 
     summary: str
     config: str
     run: str
     examples: tuple[tuple[str, str], ...]
+    score: str = ""
 
 
 COMMANDS = {
@@ -145,16 +147,23 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(name: str, overrides: list[str]) -> int:
-    from retool_env.compose import compose, sweep
+    if "-m" in overrides or "--multirun" in overrides:
+        from retool_env.sweeps.multirun import sweep
+
+        command = COMMANDS[name]
+        sweep(name, _load(command.config), overrides, config=command.config, score=command.score)
+    else:
+        run_command(name, overrides)
+    return 0
+
+
+def run_command(name: str, overrides: list[str]) -> None:
+    """Run one of :data:`COMMANDS` with these overrides. Raises what it raises."""
+    from retool_env.compose import compose
 
     command = COMMANDS[name]
-    kind = _load(command.config)
-    if "-m" in overrides or "--multirun" in overrides:
-        sweep(name, kind, overrides, lambda config: _load(command.run)(config))
-    else:
-        config = compose(name, kind, overrides)
-        _load(command.run)(config)
-    return 0
+    config = compose(name, _load(command.config), overrides)
+    _load(command.run)(config)
 
 
 def _overrides(arguments: list[str]) -> list[str]:
