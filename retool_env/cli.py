@@ -48,6 +48,7 @@ COMMANDS = {
         summary="cold start: supervised training on recorded tool-use conversations",
         config="algos.config:SftConfig",
         run="algos.sft:sft",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool sft experiment=tiny_sft out=runs/sft", "a tiny model from random weights"),
             ("retool sft experiment=tiny_sft traces.num=5000", "fewer traces"),
@@ -57,17 +58,22 @@ COMMANDS = {
         summary="reinforcement learning from a checkpoint",
         config="algos.config:TrainConfig",
         run="algos.train:train",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
             ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
             ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
-            ("retool train -m experiment=tiny_grpo model.path=... seed=0,1,2", "a sweep"),
+            (
+                "retool train -m experiment=tiny_grpo model=tiny_sft algo=grpo,ppo 'seed=range(3)' out=runs/sweep",
+                "a sweep",
+            ),
         ),
     ),
     "eval": Command(
         summary="play problems once or more and report accuracy with intervals",
         config="agents.config:EvalConfig",
         run="agents.evaluate:evaluate_agent",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool eval agent.path=CHECKPOINT problems.split=heldout problems.size=500", "a checkpoint"),
             ("retool eval agent=oracle problems=gsm8k problems.path=test.jsonl", "check data, sandbox and verifier"),
@@ -87,6 +93,10 @@ GROUPS = {
     "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
     "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
     "compare": ("compare two runs over the same problems, paired by problem", "agents.compare:main"),
+    "report": (
+        "what a sweep came to: its cells pooled over seeds, in one table and one plot",
+        "algos.report.command:main",
+    ),
     "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 

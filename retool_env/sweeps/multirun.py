@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from retool_env.compose import composing, hydra_overrides
 from retool_env.config import Config
 from retool_env.errors import InfrastructureError, UsageError
-from retool_env.sweeps.cells import CellRecord, read_cells
+from retool_env.sweeps.cells import CellRecord, read_cell, read_cells, write_record
 from retool_env.sweeps.plan import claim, folder_of, plan, quoted
 from retool_env.sweeps.ray_launcher import register
 from retool_env.sweeps.task import CellTask
@@ -61,6 +61,9 @@ def sweep(name: str, kind: type[Config], overrides: Sequence[str], *, config: st
         composed = hydra.compose_config(config_name=name, overrides=line, run_mode=RunMode.MULTIRUN)
         record, planned = plan(name, written, composed)
         claim(folder, record)
+        for cell in planned:  # so that one that is never begun is known by name
+            if read_cell(folder / cell.folder) is None:
+                write_record(folder / cell.folder, cell)
         alone = composed.hydra.runtime.choices["hydra/launcher"] == "basic"
         task = CellTask(command=name, config=config, score=score, folder=folder, axes=record.axes, show=alone)
         print(f"sweep: {folder} ({f'{len(planned)} cells' if planned else 'cells as they are chosen'})", flush=True)
@@ -78,8 +81,9 @@ def sweep(name: str, kind: type[Config], overrides: Sequence[str], *, config: st
 
 def _conclude(folder: Path, planned: Sequence[CellRecord], trouble: str) -> None:
     """Say what there is; raises when a cell is not finished."""
-    cells = {record.label: record for record in read_cells(folder).values()}
-    every = {record.label: record for record in planned} | cells
+    every = {record.label: record for record in read_cells(folder).values()}
+    if planned:  # of more cells than these when an earlier call had more values
+        every = {record.label: every[record.label] for record in planned}
     bad = [record for record in every.values() if record.status != "finished"]
     print(f"sweep: {folder}: {len(every) - len(bad)} of {len(every)} cells are finished", flush=True)
     scored = [record for record in every.values() if record.score is not None and not math.isnan(record.score)]
@@ -91,8 +95,10 @@ def _conclude(folder: Path, planned: Sequence[CellRecord], trouble: str) -> None
     print(f"sweep: all together: retool report {folder}", flush=True)
     if not bad and not trouble:
         return
-    again = f"the same command with out={folder} goes on with them"
-    text = f"{len(bad)} of {len(every)} cells did not finish ({'; '.join(one.label for one in bad)}); {again}"
-    text = f"the sweep ended early ({trouble}): {text}" if trouble else text
+    text = f"{len(bad)} of {len(every)} cells did not finish"
+    if bad:
+        text += f", first {bad[0].label}: {bad[0].why}"
+    text = f"the sweep ended early ({trouble}); {text}" if trouble else text
+    text += f"; the same command with out={folder} goes on with them"
     codes = {record.attempts[-1].code if record.attempts else None for record in bad}
     raise UsageError(text) if codes == {2} and not trouble else InfrastructureError(text)
