@@ -72,7 +72,9 @@ def test_only_adapters_drop_anything_out() -> None:
     def losses(options: PolicyOptions) -> set[float]:
         held = prepare(small_model(attention_dropout=0.5).float(), options, World())
         trained = Trained(model=moved(held), optimizer=torch.optim.SGD(trainable(held), lr=0.0))
-        return {sft_update(SftLoss(Scorer(held)), trained, rows, SftConfig(), World(), lr=0.0)["loss"] for _ in range(3)}
+        return {
+            sft_update(SftLoss(Scorer(held)), trained, rows, SftConfig(), World(), lr=0.0)["loss"] for _ in range(3)
+        }
 
     assert len(losses(PolicyOptions())) == 1
     assert len(losses(PolicyOptions(lora=LoraConfig(r=4, dropout=0.5)))) == 3
