@@ -125,7 +125,7 @@ def _run(
     stack: contextlib.ExitStack,
 ) -> None:
     parts = make_actor_critic(config, world)
-    _check_layout(config, parts.scorer.model, world)
+    _check_layout(config, parts.scorer.model)
     checkpoints = open_checkpoints(config, parts, world)
     stack.callback(checkpoints.close)
     position = checkpoints.load()
@@ -160,11 +160,10 @@ def _run(
     _loop(job, first_step=position.step)
 
 
-def _check_layout(config: TrainConfig, model: nn.Module, world: World) -> None:
+def _check_layout(config: TrainConfig, model: nn.Module) -> None:
     algo = config.algo
     check_layout(model, layout=algo.layout, max_tokens=algo.micro_batch_tokens)
-    if world.num_sequence_ranks == 1:
-        check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
+    check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
 
 
 def _tolerance(config: TrainConfig) -> float:
