@@ -129,6 +129,10 @@ COMMANDS = {
 
 # Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
 GROUPS = {
+    "doctor": (
+        "what of this machine and installation stands in the way, and what to do about it",
+        "retool_env.doctor.command:main",
+    ),
     "plan": (
         "how much memory a training would need, and whether it fits, before it is paid for",
         "algos.plan.command:main",
@@ -174,6 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UsageError as error:
         print(f"retool: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        from retool_env.doctor.installation import explain_import
+
+        if (reason := explain_import(error)) is None:
+            raise
+        print(f"retool: {reason}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `retool train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
