@@ -1,6 +1,7 @@
-"""``retool COMMAND --help``: every setting, its default and what it means, read from the configuration classes.
+"""``retool COMMAND --help``: groups and their options, and every setting, its default and what it means.
 
-A setting is documented once, in the ``Attributes:`` section of its class; this module only lays it out.
+A setting is documented once, in the ``Attributes:`` section of its class, and an option in its YAML file; this module
+only lays them out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+
+from retool_env.groups import GROUPS, group_names, options
+from retool_env.terminal import shorten
 
 __all__ = ["command_help"]
 
@@ -26,11 +30,24 @@ def command_help(
     lines = [f"retool {name}: {summary}", "", f"usage: retool {name} [key=value ...] [-m for a sweep]", "", "examples:"]
     for command, meaning in examples:
         lines += [f"  {command}", f"      {meaning}"]
+    lines += _groups(name, config)
     lines += ["", "settings (with defaults; `experiment=NAME` loads a recipe from configs/experiment first):"]
     lines += _settings(config(), "")
     keys = {line.split(" = ")[0].strip() for line in lines}
     flags = [f"  {flag} VALUE  is  {key}=VALUE" for flag, key in aliases.items() if key in keys]
     return "\n".join([*lines, "", "flags:", *flags] if flags else lines)
+
+
+def _groups(name: str, config: type[BaseModel]) -> list[str]:
+    groups = {group: options(name, config, group) for group in group_names(name, config)}
+    if not groups:
+        return []
+    lines = ["", "groups (`reward=strategic` sets what configs/reward/strategic.yaml says; each key can be set alone):"]
+    for group, found in groups.items():
+        lines.append(f"  {group}: {GROUPS[group]}")
+        width = max(len(option.name) for option in found) + 2
+        lines += [f"    {option.name:{width}}{shorten(option.about, WIDTH - width - 4)}" for option in found]
+    return lines
 
 
 def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
