@@ -43,7 +43,9 @@ MISTAKES = [
     ([*GSM8K, "problems.path=plain.jsonl"], "plain.jsonl:1: the answer has no '####' in front of the gold"),
     ([*ORACLE, "problems.size=1", "env.reward=acuracy"], "env.reward='acuracy': no reward part 'acuracy'"),
     ([*ORACLE, "problems.size=1", "out=good.jsonl"], "out='good.jsonl' cannot be made a run folder (File exists)"),
-    ([*ORACLE, "-m", "seed=0,1", "out=runs/x"], "out=runs/x with -m: every job needs a folder of its own"),
+    ([*ORACLE, "-m", "seed=0,1", "out=runs/x,runs/y"], "out with -m is one folder, that of the sweep"),
+    ([*ORACLE, "-m", "seed=0,1", "smples=3"], "unknown config key 'smples'; did you mean 'samples'?"),
+    ([*ORACLE, "-m", "dialect=retool,hermess"], "dialect='hermess' is unknown; did you mean 'hermes'?"),
     (
         ["train", "rollout.sampling.top_p=0.9", "rollout.staleness=1"],
         "with top_p < 1 or top_k > 0 the samples have to come from the weights",
@@ -137,18 +139,3 @@ def test_flags_of_the_guides(tmp_path: Path) -> None:
     arguments = ["--agent", "oracle", "--max_samples=5", f"--output_dir={out}", "problems.split=heldout"]
     assert main(["eval", *arguments]) == 0
     assert len((out / "trajectories.jsonl").read_text().splitlines()) == 5
-
-
-def test_a_sweep_gives_every_job_its_folder(tmp_path: Path) -> None:
-    arguments = ["eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2", "seed=0,1"]
-    done = retool(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
-
-
-def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
-    done = retool("eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2,5000,3", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("retool: problems.size=5000: 'add' has no more different")
-    assert "Traceback" not in done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
