@@ -143,7 +143,8 @@ class SftConfig(Config):
 
     Attributes:
         out: run folder.
-        resume: go on from the last checkpoint in ``out``; a finished one is only evaluated.
+        resume: go on from the last checkpoint in ``out``; a finished one is only evaluated. A run folder in place of
+            ``true`` (``--resume RUN``) goes on with that run as it was configured.
         save_every: optimizer steps between checkpoints; the last step is always saved. 0 for only that one.
         keep_last: checkpoints on the way that stay; ``null`` for all.
         async_save: write checkpoints while training goes on, from a copy in memory.
@@ -196,7 +197,8 @@ class TrainConfig(Config):
         seed: of problems, sampling and sandbox.
         threads: of torch; ``null`` for all cores.
         deterministic: same seed, same bits.
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``. A run folder in place of ``true`` (``--resume RUN``) goes on
+            with that run as it was configured.
         dry_run: check configuration, data and shards without weights, and write nothing; see :mod:`algos.dry_run`.
         save_every: steps between checkpoints; the last step is always saved. 0 for only that one.
         keep_last: checkpoints on the way that stay; ``null`` for all.

@@ -59,6 +59,8 @@ COMMANDS = {
             ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
             ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
             ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
+            ("retool train experiment=tiny_grpo model.path=... --max_samples 10", "a quick try: ten problems, once"),
+            ("retool train --resume runs/train", "go on with a run that was stopped, as it was configured"),
             ("retool train -m experiment=tiny_grpo model.path=... seed=0,1,2", "a sweep"),
         ),
     ),
@@ -97,7 +99,18 @@ ALIASES = {
     "--model_path": "model.path",
     "--output_dir": "out",
     "--seed": "seed",
+    "--resume": "resume",
 }
+
+# What `--max_samples N` stands for where it is to be a quick try of everything: N problems of training and evaluation
+# once, or N traces.
+SMOKE = {
+    "train": ("problems.size={}", "eval.problems.size={}", "algo.num_epochs=1"),
+    "sft": ("traces.num={}", "eval.problems.size={}"),
+}
+
+# Keys as verl writes them.
+OTHER_KEYS = {"trainer.dry_run": "dry_run"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,7 +154,7 @@ def _dispatch(arguments: list[str]) -> int:
             command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES)
         )
         return 0
-    return _run(name, _overrides(rest))
+    return _run(name, _overrides(rest, name))
 
 
 def _run(name: str, overrides: list[str]) -> int:
@@ -157,7 +170,7 @@ def _run(name: str, overrides: list[str]) -> int:
     return 0
 
 
-def _overrides(arguments: list[str]) -> list[str]:
+def _overrides(arguments: list[str], command: str = "") -> list[str]:
     """Aliases turned into ``key=value``; everything else as it is."""
     overrides: list[str] = []
     queue = list(arguments)
@@ -165,14 +178,23 @@ def _overrides(arguments: list[str]) -> list[str]:
         argument = queue.pop(0)
         flag, equals, value = argument.partition("=")
         if argument in ("-m", "--multirun") or not argument.startswith("-"):
-            overrides.append(argument)
+            overrides.append(f"{OTHER_KEYS[flag]}={value}" if flag in OTHER_KEYS else argument)
         elif flag not in ALIASES:
             raise UsageError(f"unknown flag {flag!r}{did_you_mean(flag, ALIASES)}; settings are written key=value")
         elif not equals and not queue:
             raise UsageError(f"{flag} needs a value")
         else:
-            overrides.append(f"{ALIASES[flag]}={value if equals else queue.pop(0)}")
+            overrides += _meaning(flag, value if equals else queue.pop(0), command, arguments)
     return overrides
+
+
+def _meaning(flag: str, value: str, command: str, arguments: Sequence[str]) -> list[str]:
+    """What a flag stands for, as far as it is not said otherwise."""
+    if ALIASES[flag] != "problems.size" or command not in SMOKE:
+        return [f"{ALIASES[flag]}={value}"]
+    said = {argument.partition("=")[0] for argument in arguments}
+    said |= {"algo.num_epochs"} if "algo.steps" in said else set()
+    return [override.format(value) for override in SMOKE[command] if override.partition("=")[0] not in said]
 
 
 def _load(target: str) -> Any:

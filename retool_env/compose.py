@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from retool_env.config import Config, check_config
 from retool_env.errors import InfrastructureError, UsageError, did_you_mean
+from retool_env.resume import from_run, split_run
 
 __all__ = ["compose", "config_folder", "sweep"]
 
@@ -48,6 +49,11 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
     Raises:
         UsageError: an unknown key, recipe or value.
     """
+    run, overrides = split_run(overrides)
+    if run is not None and not any(map(_is_group, overrides)):
+        return from_run(name, kind, run, _short_forms(kind, overrides))
+    if run is not None:
+        overrides = [*overrides, f"out={run}", *(["resume=true"] if "resume" in kind.model_fields else [])]
     _store_schema(name, kind)
     try:
         with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -125,6 +131,12 @@ def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
         forced = "++" if key in known and value.startswith("{") else ""
         written.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
     return written
+
+
+def _is_group(override: str) -> bool:
+    """Whether it chooses one of the files of a folder in ``configs/``."""
+    name = override.partition("=")[0].partition("@")[0].lstrip("+~/")
+    return "." not in name and (config_folder() / name).is_dir()
 
 
 def _explain(error: Exception, kind: type[Config]) -> str:

@@ -152,3 +152,19 @@ def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("retool: problems.size=5000: 'add' has no more different")
     assert "Traceback" not in done.stderr
     assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
+
+
+def test_a_quick_try_is_short_everywhere() -> None:
+    from retool_env.cli import _overrides
+
+    assert _overrides(["--max_samples", "10"], "eval") == ["problems.size=10"]
+    assert _overrides(["--max_samples", "10"], "sft") == ["traces.num=10", "eval.problems.size=10"]
+    everything = ["problems.size=10", "eval.problems.size=10", "algo.num_epochs=1"]
+    assert _overrides(["--max_samples=10"], "train") == everything
+    for said in ("algo.steps=3", "algo.num_epochs=2"):
+        assert _overrides(["--max_samples=10", said], "train") == [*everything[:2], said]
+    assert _overrides(["--max_samples=10", "eval.problems.size=4"], "train")[1:] == [
+        "algo.num_epochs=1",
+        "eval.problems.size=4",
+    ]
+    assert _overrides(["trainer.dry_run=true", "dry_run=false"], "train") == ["dry_run=true", "dry_run=false"]
