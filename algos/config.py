@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from agents.base import Sampling
 from agents.config import AgentConfig
 from algos.algo_config import AlgoConfig
 from algos.plan.config import ClusterConfig
@@ -101,12 +102,16 @@ class PeriodicEvalConfig(Config):
     Attributes:
         every: steps between two evaluations, from step 0 on; 0 for none on the way. The end is always evaluated.
         problems: what is asked.
+        samples: per problem.
+        sampling: how.
         num_slots: episodes in flight.
         greedy: at the end, also evaluate with temperature 0.
     """
 
     every: NonNegativeInt = 10
     problems: ProblemsConfig = ProblemsConfig(split="heldout", size=500)
+    samples: PositiveInt = 1
+    sampling: Sampling = Sampling()
     num_slots: PositiveInt = 250
     greedy: bool = True
 
