@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from agents.base import Sampling
 from agents.config import AgentConfig
 from algos.algo_config import AlgoConfig
+from algos.logger_config import LoggerConfig
 from algos.plan.config import ClusterConfig
 from algos.policy.config import PolicyOptions
 from algos.rollout_config import RayConfig, RolloutConfig, SyncConfig
@@ -19,6 +20,7 @@ __all__ = [
     "AlgoConfig",
     "ClusterConfig",
     "DemoConfig",
+    "LoggerConfig",
     "ModelConfig",
     "OptimConfig",
     "PeriodicEvalConfig",
@@ -168,6 +170,7 @@ class SftConfig(Config):
         optim: the optimizer.
         eval: evaluation at the end; ``eval.every`` counts optimizer steps.
         env: the environment whose episodes the traces are.
+        logger: where the numbers go.
         cluster: for plans and dry runs.
     """
 
@@ -191,6 +194,7 @@ class SftConfig(Config):
     optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01, warmup_steps=50, schedule="cosine")
     eval: PeriodicEvalConfig = PeriodicEvalConfig(every=0)
     env: EnvConfig = EnvConfig()
+    logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
 
 
@@ -219,6 +223,7 @@ class TrainConfig(Config):
         optim: the optimizer.
         eval: evaluation during training.
         env: the environment.
+        logger: where the numbers go.
         cluster: for plans and dry runs.
     """
 
@@ -242,6 +247,7 @@ class TrainConfig(Config):
     optim: OptimConfig = OptimConfig()
     eval: PeriodicEvalConfig = PeriodicEvalConfig()
     env: EnvConfig = EnvConfig()
+    logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder, read_metrics
 from algos.actor_critic import Trained, make_optimizer
 from algos.batch import Sample, rank_batches, weighted
+from algos.boards import check_boards
 from algos.checkpoint import Checkpoints, Position
 from algos.config import SftConfig
 from algos.dry_run import dry_run
@@ -82,6 +83,7 @@ def sft(config: SftConfig) -> Path:
 
 def _check(config: SftConfig) -> None:
     """Refuse what cannot work before anything is written."""
+    check_boards(config.logger)
     open_source(**config.eval.problems.model_dump())
     ArithmeticSource(families=config.traces.families)
     if config.traces.path is not None and not Path(config.traces.path).is_file():
@@ -136,7 +138,7 @@ def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, s
     logger = None
     if run is not None:
         run.keep_metrics(lambda phase, at: at < position.step + (phase == "train") or (finished and phase == "train"))
-        logger = stack.enter_context(RunLogger(run, total=total, label="sft"))
+        logger = stack.enter_context(RunLogger(run, total=total, label="sft", config=config.logger))
     job = _Job(
         config=config,
         world=world,

@@ -26,16 +26,24 @@ C = TypeVar("C", bound=Config)
 SWITCH = ("true", "false", "on", "off", "yes", "no", "1", "0", "null", "")
 
 
-def split_run(overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The run to go on with, if one is named, and the other overrides. ``resume=true`` names none."""
+def split_run(name: str, kind: type[Config], overrides: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The run to go on with, if one is named, and the other overrides. ``resume=true`` names none.
+
+    Raises:
+        UsageError: there is no run in the folder, or the command does not resume so.
+    """
     run, rest = None, list[str]()
     for override in overrides:
         key, _, value = override.partition("=")
         if key == "resume" and value.lower() not in SWITCH:
-            run = Path(value)
+            run = Path(value.strip("'\""))
         else:
             rest.append(override)
-    if run is not None and not (run / "config.yaml").is_file():
+    if run is None:
+        return None, rest
+    if "resume" not in kind.model_fields:
+        raise UsageError(f"`retool {name}` goes on by itself: say what you said before, with out={run}")
+    if not (run / "config.yaml").is_file():
         raise UsageError(f"resume={str(run)!r}: no config.yaml there; give the folder of a run, its out=...")
     return run, rest
 
@@ -57,8 +65,7 @@ def from_run(name: str, kind: type[C], run: Path, overrides: Sequence[str]) -> C
         )
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         _put(values, override.key_or_group, override.value())
-    start = {"resume": True} if "resume" in kind.model_fields else {}
-    return check_config(kind, {**values, **start, "out": str(run)})
+    return check_config(kind, {**values, "resume": True, "out": str(run)})
 
 
 def _put(values: dict[str, Any], key: str, value: object) -> None:

@@ -16,6 +16,7 @@ process, and dropped when the environment is pickled or copied.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -40,7 +41,8 @@ from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
 from retool_env.tools import ToolCall, ToolResult, ToolSession
-from retool_env.verifier import Verdict, verify
+from retool_env.verifier import Verdict
+from retool_env.verifier.others import load_verifier
 
 __all__ = ["MathToolEnv", "Observation"]
 
@@ -108,6 +110,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._session: ToolSession | None = None
         self._source: ProblemSource | None = None
         self._record: EpisodeRecord | None = None
+        self._began = 0.0
 
     @property
     def episode(self) -> Episode:
@@ -142,6 +145,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             StopIteration: the feeder has no more tickets for this slot.
         """
         super().reset(seed=seed)
+        self._began = time.perf_counter()
         self._ticket = self._next_ticket(options or {})
         problem = self._ticket.problem
         if self._tools is None:
@@ -248,6 +252,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 num_action_tokens=self.episode.num_action_tokens,
                 ticket=self.ticket.index,
                 num_void_turns=self.episode.num_void_turns,
+                seconds=time.perf_counter() - self._began,
             )
         )
         self._record = record
@@ -260,7 +265,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             return None
         if outcome.truncated:
             return Verdict(correct=False, answered=False, reason="truncated")
-        return verify(self.episode.final_text, self.ticket.problem.answer)
+        return load_verifier(self.config.verifier)(self.episode.final_text, self.ticket.problem.answer)
 
     def _observe(self, *, scored: bool) -> Observation:
         episode = self.episode

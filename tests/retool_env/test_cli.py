@@ -155,7 +155,10 @@ def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
 
 
 def test_a_quick_try_is_short_everywhere() -> None:
-    from retool_env.cli import _overrides
+    from retool_env.cli import _overrides as overrides
+
+    def _overrides(arguments: list[str], command: str) -> list[str]:
+        return overrides(arguments, COMMANDS[command])
 
     assert _overrides(["--max_samples", "10"], "eval") == ["problems.size=10"]
     assert _overrides(["--max_samples", "10"], "sft") == ["traces.num=10", "eval.problems.size=10"]

@@ -34,7 +34,7 @@ def test_it_may_have_been_moved(run: Path) -> None:
 
 
 def test_keys_are_put_on_top(run: Path) -> None:
-    changes = ["algo.steps=9", "agent=sglang", "problems.families={gcd: 1}", "cluster.gpus=4", "model.lora.r=8"]
+    changes = ["algo.steps=9", "agent.name=sglang", "problems.families={gcd: 1}", "cluster.gpus=4", "model.lora.r=8"]
     config = compose("train", TrainConfig, [f"resume={run}", *changes])
     assert (config.algo.steps, config.agent.name, config.cluster.gpus) == (9, "sglang", 4)
     assert config.problems.families == {"gcd": 1}
@@ -64,9 +64,9 @@ def test_a_key_that_the_run_is_older_than_has_its_usual_value(run: Path) -> None
         RunFolder(run, compose("train", TrainConfig, [f"resume={run}", "keep_best=true"]), resume=True)
 
 
-def test_an_evaluation_goes_on_by_itself(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "eval", EvalConfig(samples=3))
-    assert compose("eval", EvalConfig, [f"resume={tmp_path / 'eval'}"]).samples == 3
+def test_an_evaluation_goes_on_by_itself() -> None:
+    with pytest.raises(UsageError, match=r"`retool eval` goes on by itself: .*out=runs/eval"):
+        compose("eval", EvalConfig, ["resume=runs/eval"])
 
 
 @pytest.mark.parametrize(
