@@ -15,7 +15,7 @@ from statistics import fmean, pstdev
 
 import numpy as np
 
-from agents.stats import summarise
+from agents.stats import Sample, statistics, summarise, verl_metrics
 from algos.filters import CUT_BY_LENGTH
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.record import RewardPart
@@ -70,8 +70,13 @@ def age_metrics(trajectories: Sequence[Trajectory], *, version: int) -> Metrics:
 
 
 def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
-    """Accuracy and tool rate, overall and by family, under ``eval/``."""
+    """Accuracy and tool rate, overall and by family, under ``eval/``; and all that verl's validation logs, by data set,
+    under its names (``val-core/SOURCE/acc/mean@K``)."""
+    samples = [Sample.of(trajectory) for trajectory in trajectories]
     metrics: Metrics = {}
+    for source in sorted({sample.source for sample in samples}):
+        metrics |= verl_metrics(statistics([sample for sample in samples if sample.source == source]))
+    metrics |= {f"val-aux/num_turns/{k}": v for k, v in _ends([s.num_turns for s in samples if not s.outcome.failed])}
     for summary in summarise(trajectories):
         suffix = f"/{summary.family}" if summary.family else ""
         metrics[f"eval/accuracy{suffix}"] = summary.accuracy.mean
@@ -91,6 +96,11 @@ def _range(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], 
 def _surprises(trajectories: Sequence[Trajectory]) -> list[float]:
     """Minus the log-probability of every token that a policy sampled, under the distribution that it came from."""
     return [-p for t in trajectories for p in t.transcript.logprobs[np.isfinite(t.transcript.logprobs)].tolist()]
+
+
+def _ends(values: Sequence[float]) -> list[tuple[str, float]]:
+    found = {"min": min(values), "max": max(values), "mean": fmean(values)} if values else {}
+    return [(name, float(value)) for name, value in found.items()]
 
 
 def _verdict(trajectory: Trajectory) -> Verdict:

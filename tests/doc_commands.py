@@ -15,7 +15,18 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ELSEWHERE", "ROOT", "Shown", "blocks", "commands", "elsewhere", "nav_pages", "pages", "saved_files", "split"]
+__all__ = [
+    "ELSEWHERE",
+    "ROOT",
+    "Shown",
+    "blocks",
+    "commands",
+    "elsewhere",
+    "nav_pages",
+    "pages",
+    "saved_files",
+    "split",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -139,3 +139,22 @@ def test_flags_of_the_guides(tmp_path: Path) -> None:
     arguments = ["--agent", "oracle", "--max_samples=5", f"--output_dir={out}", "problems.split=heldout"]
     assert main(["eval", *arguments]) == 0
     assert len((out / "trajectories.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_quick_try_is_short_everywhere() -> None:
+    from retool_env.cli import _overrides as overrides
+
+    def _overrides(arguments: list[str], command: str) -> list[str]:
+        return overrides(arguments, COMMANDS[command])
+
+    assert _overrides(["--max_samples", "10"], "eval") == ["problems.size=10"]
+    assert _overrides(["--max_samples", "10"], "sft") == ["traces.num=10", "eval.problems.size=10"]
+    everything = ["problems.size=10", "eval.problems.size=10", "algo.num_epochs=1"]
+    assert _overrides(["--max_samples=10"], "train") == everything
+    for said in ("algo.steps=3", "algo.num_epochs=2"):
+        assert _overrides(["--max_samples=10", said], "train") == [*everything[:2], said]
+    assert _overrides(["--max_samples=10", "eval.problems.size=4"], "train")[1:] == [
+        "algo.num_epochs=1",
+        "eval.problems.size=4",
+    ]
+    assert _overrides(["trainer.dry_run=true", "dry_run=false"], "train") == ["dry_run=true", "dry_run=false"]
