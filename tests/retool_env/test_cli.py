@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retool_env.cli import ALIASES, COMMANDS, main
+from retool_env.cli import ALIASES, COMMANDS, OTHER_KEYS, main
 
 
 def retool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -131,7 +131,7 @@ def test_aliases_are_keys_of_some_command() -> None:
     from retool_env.compose import _keys
 
     known = {key for command in COMMANDS.values() for key in _keys(_load(command.config), "")}
-    assert set(ALIASES.values()) <= known
+    assert {key.partition("=")[0] for key in ALIASES.values()} | set(OTHER_KEYS.values()) <= known
 
 
 def test_flags_of_the_guides(tmp_path: Path) -> None:
