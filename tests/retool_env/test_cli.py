@@ -35,10 +35,6 @@ MISTAKES = [
     (["eval", "no/such.jsonl"], "DATASET 'no/such.jsonl': no such file"),
     (["eval", "gsm8k", "aime_2024"], "'aime_2024': a second DATASET is not understood"),
     (["train", "aime_2024"], "'aime_2024': an argument is not understood; settings are written key=value"),
-    (
-        ["eval", "aime_2024", "--agent", "oracle"],
-        "there is no data/aime_2024.jsonl; give a file that you have, or make",
-    ),
     (["eval", "ks=[2]"], "ks: k=2 needs as many samples of a problem, and samples=1"),
     (["eval", "agent.nam=oracle"], "unknown config key 'agent.nam'; did you mean 'agent.name'?"),
     (["eval", "samples=many"], "samples='many': input should be a valid integer"),
