@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from retool_env.choices import sweep_values
 from retool_env.cli import COMMANDS, GROUPS, _load, _overrides
 from retool_env.compose import compose
 
@@ -40,7 +42,7 @@ def test_example_runs(name: str, text: str, tmp_path: Path) -> None:
 
 def check_group(command: str, arguments: list[str]) -> None:
     """A command with flags of its own: its help knows every flag of the line."""
-    subcommands = [] if command == "rescore" else arguments[:1]
+    subcommands = [] if command in ("rescore", "report") else arguments[:1]
     line = [sys.executable, "-m", "retool_env.cli", command, *subcommands, "--help"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,8 +56,17 @@ def test_command_line_is_understood(line: str) -> None:
     if command in GROUPS:
         check_group(command, arguments)
         return
-    overrides = [argument for argument in _overrides(arguments, COMMANDS[command]) if argument != "-m"]
+    given = [argument for argument in _overrides(arguments, COMMANDS[command]) if argument != "-m"]
+    overrides = [one for argument in given for one in first_of(argument)]
     compose(command, _load(COMMANDS[command].config), overrides)
+
+
+def first_of(override: str) -> list[str]:
+    """Of a sweep its first value; of one over an interval nothing."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return [override]
+    return [f"{parsed.get_key_element()}={sweep_values(override)[0]}"] if parsed.is_discrete_sweep() else []
 
 
 def test_there_are_examples() -> None:

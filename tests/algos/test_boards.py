@@ -14,6 +14,7 @@ from algos.config import LoggerConfig, TrainConfig
 from algos.logger import RunLogger
 from retool_env.cli import main
 from retool_env.errors import MissingExtraError
+from tests.sweep_tools import wait_for
 
 ROWS = [(0, {"reward/mean": 0.25, "actor/entropy": math.nan}), (1, {"reward/mean": 0.5}), (1, {"eval/accuracy": 0.75})]
 
@@ -83,9 +84,11 @@ def test_wandb_gets_every_row_and_knows_a_resumed_run_again(run: RunFolder, monk
     files = sorted(run.path.rglob("run-*.wandb"))
     assert len(files) == 2
     assert {path.stem.removeprefix("run-") for path in files} == {(run.path / "wandb.id").read_text()}
-    for kept in (path.read_bytes() for path in files):  # protocol buffers, whose texts stand in them as they are
-        for text in (b"train/reward/mean", b"0.25", b"train/eval/accuracy", b"retool", b"sweep/algo-grpo"):
-            assert text in kept
+    for path in files:
+        # Protocol buffers, whose texts stand in them as they are; another process writes them.
+        wait_for(lambda path=path: b"train/eval/accuracy" in path.read_bytes(), seconds=60)
+        kept = path.read_bytes()
+        assert all(text in kept for text in (b"train/reward/mean", b"0.25", b"retool", b"sweep/algo-grpo"))
         assert b"actor/entropy" not in kept
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,9 @@ from retool_env.errors import UsageError
 from retool_env.sweeps import Attempt, CellRecord, SweepRecord, read_cells, read_sweep
 from retool_env.sweeps.cells import locked, write_record
 from retool_env.sweeps.plan import claim, folder_of, quoted
+from tests.sweep_tools import by_label, processes_of, retool, wait_for
 
 ORACLE = ["eval", "-m", "agent=oracle", "problems.split=heldout"]
-
-
-def retool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "retool_env.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-
-
-def by_label(folder: Path) -> dict[str, CellRecord]:
-    return {record.label: record for record in read_cells(folder).values()}
 
 
 def num_played(folder: Path) -> int:
@@ -138,10 +128,10 @@ def test_a_killed_sweep_takes_its_cell_with_it_and_goes_on(tmp_path: Path) -> No
     sweep = subprocess.Popen([sys.executable, "-m", "retool_env.cli", *line], cwd=tmp_path, stdout=subprocess.PIPE)
     folder = tmp_path / "sweep" / "size-200"
     wait_for(lambda: num_played(folder) >= 3)
-    cell = cells_below(tmp_path / "sweep")[0]
+    assert len(processes_of(tmp_path / "sweep")) == 1
     sweep.kill()
     sweep.wait()
-    wait_for(lambda: not Path(f"/proc/{cell}").exists() or state_of(cell) == "Z")
+    wait_for(lambda: not processes_of(tmp_path / "sweep"))
     played = num_played(folder)
     assert 3 <= played < 200
     record = by_label(tmp_path / "sweep")["problems.size=200"]
@@ -154,32 +144,6 @@ def test_a_killed_sweep_takes_its_cell_with_it_and_goes_on(tmp_path: Path) -> No
     tickets = [json.loads(text)["ticket"] for text in (folder / "trajectories.jsonl").read_text().splitlines()]
     assert sorted(tickets) == list(range(200))  # none lost, none twice
     assert [attempt.code for attempt in by_label(tmp_path / "sweep")["problems.size=200"].attempts] == [None, 0]
-
-
-def wait_for(holds, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def cells_below(folder: Path) -> list[int]:
-    """Processes that run a cell of the sweep, by the command line that names the folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and entry.name != str(os.getpid()):
-            try:
-                line = (entry / "cmdline").read_bytes().decode(errors="replace")
-                here = (entry / "cwd").readlink()
-            except OSError:
-                continue
-            if "retool_env.sweeps.process" in line and here == folder.parent and f"out='{folder.name}/" in line:
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 @pytest.mark.slow
