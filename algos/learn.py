@@ -78,11 +78,10 @@ class Learner:
         """
         stop_if_broken(trajectories, self.config.algo.max_failed_share)
         timing = timing or Timing()
-        lr = self.parts.set_progress(step, self.config)
-        with timing.stage("adv"):
-            samples, metrics = self.samples(trajectories, step=step, timing=timing)
+        rates = self.parts.set_progress(step, self.config)
+        samples, metrics = self.samples(trajectories, step=step, timing=timing)
         metrics |= {
-            "actor/lr": lr,
+            **{f"{name}/lr": rate for name, rate in rates.items()},
             "num_samples": float(len(samples)),
             "num_tokens/trained": float(sum(sample.num_trained for sample in samples)),
         }
@@ -107,7 +106,8 @@ class Learner:
         ready = self._score(scored.samples, before, timing)  # type: ignore[arg-type]
         if restricted:
             ready = [_as_sampled(sample) for sample in ready]
-        rows, more = credit(replace(scored, samples=ready), algo)
+        with timing.stage("adv"):
+            rows, more = credit(replace(scored, samples=ready), algo)
         behind = [
             *(["reference_logprobs"] if algo.kl.penalty() else []),
             *(["proximal_logprobs"] if algo.needs_proximal else []),

@@ -65,6 +65,7 @@ class _Job:
     logger: RunLogger | None
     store: RolloutStore | None
     alarms: Alarms
+    num_problems: int | None
 
 
 def train(config: TrainConfig) -> Path:
@@ -156,6 +157,7 @@ def _run(
         logger=logger,
         store=open_store(config, run.path, first=position.step) if run is not None else None,
         alarms=Alarms(has_tools=bool(env.tools), tolerance=_tolerance(config)),
+        num_problems=None if replayed else open_source(**config.problems.model_dump()).size,
     )
     _loop(job, first_step=position.step)
 
@@ -196,13 +198,23 @@ def _loop(job: _Job, *, first_step: int) -> None:
         if isinstance(job.rollouts, Replaying):
             metrics["num_lost"] = float(job.rollouts.take_lost())
         num_tokens = sum(len(t.transcript) for t in trajectories)
-        metrics |= timing.metrics(num_tokens=num_tokens, num_ranks=job.world.size)
+        num_sampled = sum(int(t.transcript.action_mask.sum()) for t in trajectories)
+        metrics |= timing.metrics(num_tokens=num_tokens, num_sampled=num_sampled, num_ranks=job.world.size)
+        metrics |= _progress(job, step, trajectories)
         _log(job, step, trajectories, metrics)
         if config.save_every and (step + 1) % config.save_every == 0:
             _save(job, f"step-{step + 1:06d}", step + 1)
     _save(job, "final", steps)
     _evaluate(job, steps, final=True)
     job.checkpoints.wait()
+
+
+def _progress(job: _Job, step: int, trajectories: Sequence[Trajectory]) -> Metrics:
+    """Steps that are done, and passes over the problems, where these come to an end."""
+    done = {"training/global_step": float(step + 1)}
+    if job.num_problems and trajectories:
+        done["training/epoch"] = float(max(t.group for t in trajectories) // job.num_problems)
+    return done
 
 
 def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metrics) -> None:
