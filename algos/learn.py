@@ -128,11 +128,12 @@ class Learner:
             "proximal_logprobs": self.parts.scorer,
         }
         algo, out = self.config.algo, list(samples)
+        most = algo.score_tokens or algo.micro_batch_tokens
         for kind in kinds if out else ():
             module = modules[kind]
             assert module is not None, f"{kind} has a module"
             with timing.stage(STAGES[kind]):
-                rows = per_token(module, out, max_tokens=algo.micro_batch_tokens, layout=algo.layout, world=self.world)
+                rows = per_token(module, out, max_tokens=most, layout=algo.layout, world=self.world)
             out = [_with_array(sample, kind, row) for sample, row in zip(out, rows, strict=True)]
         return out
 

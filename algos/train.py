@@ -164,7 +164,7 @@ def _run(
 
 def _check_layout(config: TrainConfig, model: nn.Module) -> None:
     algo = config.algo
-    check_layout(model, layout=algo.layout, max_tokens=algo.micro_batch_tokens)
+    check_layout(model, layout=algo.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
     check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
 
 
