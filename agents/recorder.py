@@ -64,6 +64,7 @@ class Recorder:
             transcript=_join(episode, written),
             num_counted=sum(turn.num_counted for turn in written) if all(t.num_counted for t in written) else 0,
             failure=(why or _outage(record)) if record.outcome.failed else "",
+            generate_seconds=sum(turn.seconds for turn in turns),
         )
         if self._on_trajectory is not None:
             self._on_trajectory(trajectory)

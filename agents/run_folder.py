@@ -102,7 +102,7 @@ class RunFolder:
 
 def is_time(key: str) -> bool:
     """Whether a metric measures time."""
-    return key.startswith(("timing_s/", "perf/"))
+    return key.startswith(("timing_s/", "timing_per_token_ms/", "perf/"))
 
 
 def stored_config(folder: Path) -> dict[str, Any] | None:

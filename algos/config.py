@@ -162,7 +162,10 @@ class SftConfig(Config):
         model: what is trained.
         traces: what it is trained on.
         batch_tokens: tokens of one optimizer step, padding included.
-        micro_batch_tokens: tokens of one forward pass; ``null`` for all of a step.
+        batch_traces: traces of one optimizer step instead, in their order, however long they are; ``null`` to count
+            tokens.
+        micro_batch_tokens: tokens of one forward pass; ``null`` for all of a step, or with ``batch_traces`` for the
+            longest trace.
         layout: of micro-batches: ``sorted`` or ``packed``.
         head_rows: tokens of one tile of the LM head.
         head_columns: vocabulary entries of one tile.
@@ -186,6 +189,7 @@ class SftConfig(Config):
     model: ModelConfig = ModelConfig()
     traces: TracesConfig = TracesConfig()
     batch_tokens: PositiveInt = 1024
+    batch_traces: PositiveInt | None = None
     micro_batch_tokens: PositiveInt | None = None
     layout: Literal["sorted", "packed"] = "sorted"
     head_rows: PositiveInt = 256
@@ -196,6 +200,12 @@ class SftConfig(Config):
     env: EnvConfig = EnvConfig()
     logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def pass_tokens(self) -> int:
+        """Of one forward pass, at most."""
+        whole = self.batch_tokens if self.batch_traces is None else self.env.max_context_tokens
+        return self.micro_batch_tokens or whole
 
 
 class TrainConfig(Config):

@@ -122,7 +122,7 @@ def _texts(config: SftConfig, dialect: Dialect) -> Iterator[str]:
 def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, stack: contextlib.ExitStack) -> None:
     env = config.env.model_copy(update={"tokenizer": start})
     model = build_policy(start, config.model, world)
-    check_layout(model, layout=config.layout, max_tokens=config.micro_batch_tokens or config.batch_tokens)
+    check_layout(model, layout=config.layout, max_tokens=config.pass_tokens)
     check_scorer(model, layout=config.layout, precise=config.model.compute_dtype == "float32")
     loss = SftLoss(Scorer(model, chunk=config.head_rows, vocab_chunk=config.head_columns))
     trained = Trained(model=model, optimizer=make_optimizer(trainable(model), config.optim))
@@ -157,7 +157,9 @@ def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, s
 def _loop(job: _Job, *, first_step: int) -> int:
     """All steps from ``first_step`` on; returns how many there are."""
     config, model = job.config, job.trained.model
-    steps = sft_steps(job.samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
+    steps = sft_steps(
+        job.samples, max_tokens=config.batch_tokens, num=config.batch_traces, window=config.window, seed=config.seed
+    )
     begun, seen, updates, step = time.perf_counter(), 0, list[Metrics](), first_step
     for number, samples in enumerate(steps):
         progress = seen / job.total
@@ -203,7 +205,7 @@ def sft_update(
         weighted(samples, num_ranks=world.size),
         rank=world.data_rank,
         num_ranks=world.num_data_ranks,
-        max_tokens=config.micro_batch_tokens or config.batch_tokens,
+        max_tokens=config.pass_tokens,
         layout=config.layout,
     ):
         out = loss(batch.to(world.device))

@@ -69,6 +69,7 @@ class _Job:
     store: RolloutStore | None
     alarms: Alarms
     after_step: AfterStep | None
+    num_problems: int | None
 
 
 def train(config: TrainConfig, *, after_step: AfterStep | None = None) -> Path:
@@ -165,13 +166,14 @@ def _run(
         store=open_store(config, run.path, first=position.step) if run is not None else None,
         alarms=Alarms(has_tools=bool(env.tools), tolerance=_tolerance(config)),
         after_step=after_step,
+        num_problems=None if replayed else open_source(**config.problems.model_dump()).size,
     )
     _loop(job, first_step=position.step)
 
 
 def _check_layout(config: TrainConfig, model: nn.Module) -> None:
     algo = config.algo
-    check_layout(model, layout=algo.layout, max_tokens=algo.micro_batch_tokens)
+    check_layout(model, layout=algo.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
     check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
 
 
@@ -205,7 +207,9 @@ def _loop(job: _Job, *, first_step: int) -> None:
         if isinstance(job.rollouts, Replaying):
             metrics["num_lost"] = float(job.rollouts.take_lost())
         num_tokens = sum(len(t.transcript) for t in trajectories)
-        metrics |= timing.metrics(num_tokens=num_tokens, num_ranks=job.world.size)
+        num_sampled = sum(int(t.transcript.action_mask.sum()) for t in trajectories)
+        metrics |= timing.metrics(num_tokens=num_tokens, num_sampled=num_sampled, num_ranks=job.world.size)
+        metrics |= _progress(job, step, trajectories)
         _log(job, step, trajectories, metrics)
         if config.save_every and (step + 1) % config.save_every == 0:
             _save(job, f"step-{step + 1:06d}", step + 1)
@@ -215,6 +219,14 @@ def _loop(job: _Job, *, first_step: int) -> None:
     _save(job, "final", steps)
     _evaluate(job, steps, final=True)
     job.checkpoints.wait()
+
+
+def _progress(job: _Job, step: int, trajectories: Sequence[Trajectory]) -> Metrics:
+    """Steps that are done, and passes over the problems, where these come to an end."""
+    done = {"training/global_step": float(step + 1)}
+    if job.num_problems and trajectories:
+        done["training/epoch"] = float(max(t.group for t in trajectories) // job.num_problems)
+    return done
 
 
 def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metrics) -> None:

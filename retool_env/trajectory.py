@@ -13,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Trajectory:
         transcript: ids, mask, log-probabilities, policy versions.
         num_counted: sampled tokens by the count of an endpoint whose own ids are not known; 0 without one.
         failure: what infrastructure said when it ended the episode; ``""`` for every other outcome.
+        generate_seconds: of its requests to the engine, all together; a time field, 0 when not measured.
     """
 
     ticket: int
@@ -53,6 +54,7 @@ class Trajectory:
     transcript: Transcript
     num_counted: int = 0
     failure: str = ""
+    generate_seconds: float = field(default=0.0, compare=False)
 
     @property
     def scored(self) -> bool:
@@ -78,6 +80,7 @@ class Trajectory:
             "seconds": record.seconds,
             "num_counted": self.num_counted,
             "failure": self.failure,
+            "generate_seconds": round(self.generate_seconds, 4),
             "token_ids": transcript.token_ids.tolist(),
             "action_mask": transcript.action_mask.astype(int).tolist(),
             "logprobs": _logprobs(transcript),
@@ -127,6 +130,7 @@ class Trajectory:
             transcript=transcript,
             num_counted=row.get("num_counted", 0),
             failure=row.get("failure", ""),
+            generate_seconds=row.get("generate_seconds", 0.0),
         )
 
 

@@ -229,7 +229,7 @@ KNOBS: dict[str, tuple[dict, dict]] = {
 # What must not reach the weights is in test_the_cut_of_a_step_changes_nothing. How many episodes there are, and which,
 # is decided before a step: test_train, test_collector, test_credit; when a run ends with an error: test_groups.
 NOT_OF_THE_LOSS = {
-    *("layout", "micro_batch_tokens", "head_rows", "head_columns"),
+    *("layout", "micro_batch_tokens", "score_tokens", "head_rows", "head_columns"),
     *("steps", "num_epochs", "prompts_per_step", "group_size", "resample_rounds", "max_failed_share"),
 }
 
@@ -307,7 +307,8 @@ def test_the_cut_of_a_step_changes_nothing(tiny_folder: Path, algo: dict) -> Non
     whole, metrics = learnt(config_of(tiny_folder, algo=algo), steps=1)
     for layout in LAYOUTS:
         for tokens, rows, columns in ((40, 256, 4096), (512, 7, 100)):
-            cut = algo | {"layout": layout, "micro_batch_tokens": tokens, "head_rows": rows, "head_columns": columns}
+            cut = {"layout": layout, "micro_batch_tokens": tokens, "head_rows": rows, "head_columns": columns}
+            cut |= algo | {"score_tokens": 3 * tokens}
             other, theirs = learnt(config_of(tiny_folder, algo=cut), steps=1)
             # Adam's first steps are of the size of the learning rate, whatever the gradient: compare with that.
             assert float((whole - other).abs().max()) < 0.05 * 1e-3

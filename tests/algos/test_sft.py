@@ -90,6 +90,19 @@ def test_batches_stay_in_their_window() -> None:
     assert flat != sorted(flat)
 
 
+def test_a_step_may_be_a_number_of_traces() -> None:
+    """In their order, and with micro-batches of their own the same gradient."""
+    rows = [sample(3 + (7 * k) % 11, k) for k in range(10)]
+    steps = [[row.order for row in step] for step in sft_steps(rows, max_tokens=1, num=4, window=2, seed=1)]
+    assert steps == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    held = small_model().float()
+    trained = Trained(model=held, optimizer=torch.optim.SGD(held.parameters(), lr=0.0))
+    cuts = [SftConfig(batch_traces=10, micro_batch_tokens=tokens) for tokens in (None, 20)]
+    assert cuts[0].pass_tokens == cuts[0].env.max_context_tokens and cuts[1].pass_tokens == 20
+    norms = [sft_update(SftLoss(Scorer(held)), trained, rows, c, World(), lr=0.0)["grad_norm"] for c in cuts]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
 def test_schedule() -> None:
     cosine = OptimConfig(schedule="cosine", warmup_steps=10, lr_floor=0.1)
     assert lr_factor(cosine, 0, progress=0.0) == pytest.approx(0.1)
