@@ -93,21 +93,26 @@ class Generation:
         finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: cancelled, or
             a failure.
         policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.
+        num_counted: tokens by the count of an endpoint whose own ids are not known; 0 where there is no such count.
     """
 
     token_ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     finish_reason: Literal["stop", "length", "abort"]
     policy_version: NDArray[np.int64]
+    num_counted: int = 0
 
     @classmethod
-    def written(cls, ids: Sequence[int], finish_reason: Literal["stop", "length"] = "stop") -> Generation:
+    def written(
+        cls, ids: Sequence[int], finish_reason: Literal["stop", "length"] = "stop", *, num_counted: int = 0
+    ) -> Generation:
         """Ids that were written rather than sampled: no log-probabilities, no version."""
         return cls(
             token_ids=np.array(ids, dtype=np.int64),
             logprobs=np.full(len(ids), np.nan, dtype=np.float32),
             finish_reason=finish_reason,
             policy_version=np.full(len(ids), -1, dtype=np.int64),
+            num_counted=num_counted,
         )
 
     @classmethod

@@ -9,6 +9,7 @@ tensorboard/            the same numbers for TensorBoard (written by trainers)
 checkpoints/NAME/       model and tokenizer in Hugging Face format
 ======================  ==================================================================
 
+An evaluation keeps its configuration in ``run.json`` (:mod:`agents.eval_folder`); :func:`stored_config` reads either.
 Time fields (:func:`is_time`) differ between runs of one seed, everything else does not.
 """
 
@@ -18,6 +19,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,7 +27,7 @@ from retool_env.config import Config
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["RunFolder", "is_time", "read_metrics"]
+__all__ = ["RunFolder", "is_time", "read_metrics", "stored_config"]
 
 Value = float | int | str | None
 
@@ -49,6 +51,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
+        if (self.path / "run.json").is_file():
+            raise UsageError(f"out={str(path)!r} holds an evaluation; give another out=...")
         values = config.model_dump(mode="json", exclude={"resume", "cluster", "dry_run"})
         stored = self.path / "config.yaml"
         if stored.is_file():
@@ -95,6 +99,25 @@ class RunFolder:
 def is_time(key: str) -> bool:
     """Whether a metric measures time."""
     return key.startswith(("timing_s/", "perf/"))
+
+
+def stored_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration of the training or evaluation in the folder; ``None`` when there is none.
+
+    Raises:
+        UsageError: its file holds something else.
+    """
+    for name, load in (("config.yaml", yaml.safe_load), ("run.json", json.loads)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            values = load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"{path}: no configuration ({str(error).splitlines()[0]})") from error
+        values = values.get("config") if name == "run.json" and isinstance(values, dict) else values
+        return values if isinstance(values, dict) else {}
+    return None
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:

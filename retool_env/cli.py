@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +22,41 @@ from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
 __all__ = ["main"]
 
+_PLAIN = re.compile(r"[\w./:,+@%*-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positional:
+    """An argument without a key; ``overrides`` is the ``module:function`` that turns it into settings."""
+
+    name: str
+    meaning: str
+    overrides: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``."""
+    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``.
+
+    Attributes:
+        positional: what may be given without a key.
+        suite: ``module:function`` that runs the command many times, from a file of cells (``--suite``) and overrides.
+    """
 
     summary: str
     config: str
     run: str
     examples: tuple[tuple[str, str], ...]
+    positional: Positional | None = None
+    suite: str = ""
 
+
+DATASET = Positional(
+    name="DATASET",
+    meaning="aime_2024, aime_2025, math_500, gsm8k or arithmetic, each with the settings of its recipe in "
+    "configs/benchmark; or a file, or hf:owner/name, with the settings of aime_2024",
+    overrides="retool_env.sources.benchmarks:dataset_overrides",
+)
 
 COMMANDS = {
     "demo": Command(
@@ -67,8 +93,28 @@ COMMANDS = {
         config="agents.config:EvalConfig",
         run="agents.evaluate:evaluate_agent",
         examples=(
-            ("retool eval agent.path=CHECKPOINT problems.split=heldout problems.size=500", "a checkpoint"),
-            ("retool eval agent=oracle problems=gsm8k problems.path=test.jsonl", "check data, sandbox and verifier"),
+            ("retool eval aime_2024 --agent openai", "30 problems x 32 samples, from http://localhost:8000/v1"),
+            ("retool eval problems.jsonl --agent openai --base-url URL --model NAME --samples 8", "your own problems"),
+            ("retool eval gsm8k agent.path=CHECKPOINT", "a checkpoint, in this process"),
+            ("retool eval gsm8k --agent oracle problems.path=test.jsonl", "check data, sandbox and verifier"),
+            ("retool eval --suite suite.yaml", "agents x data sets x seeds; see docs/evaluation.md"),
+        ),
+        positional=DATASET,
+        suite="agents.suite:run_suite",
+    ),
+    "play": Command(
+        summary="solve a problem yourself, as the agent, with the interpreter at hand",
+        config="agents.config:PlayConfig",
+        run="agents.play:play_at_terminal",
+        examples=(
+            ("retool play", "a made-up problem"),
+            ("retool play aime_2024 index=3", "the fourth problem of a benchmark"),
+            ("retool play out=runs/play", "keep the episodes, for `retool view runs/play`"),
+        ),
+        positional=Positional(
+            name="DATASET",
+            meaning="arithmetic (the default), aime_2024, aime_2025, math_500 or gsm8k; a file; or hf:owner/name",
+            overrides="retool_env.sources.benchmarks:problem_overrides",
         ),
     ),
 }
@@ -92,16 +138,25 @@ GROUPS = {
     "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 
-# Flags of the founding guides, as aliases of keys. A flag means the same key in every command that has it.
+# Flags of the founding guides, as aliases of keys, with what stands in front of the value, if anything. A flag means
+# the same key in every command that has it, and may be written with ``_`` for ``-``.
 ALIASES = {
-    "--max_samples": "problems.size",
-    "--max-samples": "problems.size",
     "--agent": "agent.name",
+    "--model": "agent.model",
+    "--base-url": "agent.url",
+    "--api-key": "agent.api_key",
     "--samples": "samples",
-    "--model_path": "model.path",
-    "--output_dir": "out",
+    "--max-turns": "env.max_tool_rounds",
+    "--temperature": "sampling.temperature",
+    "--concurrency": "num_slots",
+    "--sandbox-url": "env.sandbox=fusion:",
+    "--max-samples": "problems.size",
+    "--model-path": "model.path",
+    "--out": "out",
+    "--output-dir": "out",
     "--seed": "seed",
 }
+SUITE = "--suite"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,17 +203,29 @@ def _dispatch(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in rest):
         from retool_env.cli_help import command_help
 
-        print(
-            command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES)
-        )
+        print(_help(name, command_help))
         return 0
-    return _run(name, _overrides(rest))
+    return _run(name, rest)
 
 
-def _run(name: str, overrides: list[str]) -> int:
+def _help(name: str, command_help: Callable[..., str]) -> str:
+    command = COMMANDS[name]
+    arguments = [(command.positional.name, command.positional.meaning)] if command.positional else []
+    if command.suite:
+        arguments.append((f"{SUITE} FILE", "cells of agents, data sets and seeds, one after the other"))
+    kind = _load(command.config)
+    return command_help(name, command.summary, command.examples, kind, ALIASES, arguments=arguments)
+
+
+def _run(name: str, arguments: list[str]) -> int:
     from retool_env.compose import compose, sweep
 
     command = COMMANDS[name]
+    suite, arguments = _suite(arguments) if command.suite else ("", arguments)
+    overrides = _overrides(arguments, command)
+    if suite:
+        _load(command.suite)(suite, overrides)
+        return 0
     kind = _load(command.config)
     if "-m" in overrides or "--multirun" in overrides:
         sweep(name, kind, overrides, lambda config: _load(command.run)(config))
@@ -168,22 +235,54 @@ def _run(name: str, overrides: list[str]) -> int:
     return 0
 
 
-def _overrides(arguments: list[str]) -> list[str]:
-    """Aliases turned into ``key=value``; everything else as it is."""
+def _suite(arguments: list[str]) -> tuple[str, list[str]]:
+    """The file of ``--suite``, ``""`` without one, and the other arguments."""
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == SUITE:
+            if not equals and place + 1 == len(arguments):
+                raise UsageError(f"{SUITE} needs a file")
+            rest = arguments[:place] + arguments[place + (1 if equals else 2) :]
+            return value if equals else arguments[place + 1], rest
+    return "", arguments
+
+
+def _overrides(arguments: list[str], command: Command) -> list[str]:
+    """Aliases and what has no key turned into ``key=value``; everything else as it is."""
+    first: list[str] = []
     overrides: list[str] = []
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
         flag, equals, value = argument.partition("=")
-        if argument in ("-m", "--multirun") or not argument.startswith("-"):
+        if argument in ("-m", "--multirun") or (equals and not argument.startswith("-")) or argument.startswith("~"):
             overrides.append(argument)
-        elif flag not in ALIASES:
+        elif not argument.startswith("-"):
+            first += _positional(argument, command, given=bool(first))
+        elif (flag := flag.replace("_", "-")) not in ALIASES:
             raise UsageError(f"unknown flag {flag!r}{did_you_mean(flag, ALIASES)}; settings are written key=value")
         elif not equals and not queue:
             raise UsageError(f"{flag} needs a value")
         else:
-            overrides.append(f"{ALIASES[flag]}={value if equals else queue.pop(0)}")
-    return overrides
+            key, _, before = ALIASES[flag].partition("=")
+            overrides.append(f"{key}={_quoted(before + (value if equals else queue.pop(0)))}")
+    return first + overrides  # the later one counts
+
+
+def _positional(argument: str, command: Command, *, given: bool) -> list[str]:
+    if command.positional is None or given:
+        what = f"a second {command.positional.name}" if command.positional else "an argument"
+        raise UsageError(f"{argument!r}: {what} is not understood; settings are written key=value")
+    found: list[str] = _load(command.positional.overrides)(argument)
+    return [f"{key}={_quoted(value)}" for key, _, value in (override.partition("=") for override in found)]
+
+
+def _quoted(value: str) -> str:
+    """``value`` in quotes where Hydra would read more into it than the text."""
+    if _PLAIN.fullmatch(value) or value[:1] in ("[", "{", "'", '"'):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _load(target: str) -> Any:

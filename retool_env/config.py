@@ -152,6 +152,7 @@ class EnvConfig(Config):
             a name the path of a Python file with a ``reward_func`` (see ``docs/rewards.md``).
         tool_cost: price of a call in the ``strategic`` reward.
         max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other limits of turns and tokens.
+        max_tool_rounds: rounds of calls that are run; one more turn is left for the answer.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
         wall_seconds: wall-clock backstop of one program.
         memory_mb: memory of one program.

@@ -54,7 +54,7 @@ def test_command_line_is_understood(line: str) -> None:
     if command in GROUPS:
         check_group(command, arguments)
         return
-    overrides = [argument for argument in _overrides(arguments) if argument != "-m"]
+    overrides = [argument for argument in _overrides(arguments, COMMANDS[command]) if argument != "-m"]
     compose(command, _load(COMMANDS[command].config), overrides)
 
 

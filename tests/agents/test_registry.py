@@ -89,7 +89,7 @@ def test_a_class_in_a_file(own_file: Path) -> None:
         ("oracle", {"x": 1}, "unexpected keyword argument 'x'"),
         ("scripted", {}, "missing a required argument: 'turns'"),
         ("scripted", {"turns": []}, "give at least one text"),
-        ("openai", {}, "needs agent.url"),
+        ("openai", {}, "nothing answers there"),
         ("sglang", {}, "agent.url is not set"),
         ("embedded", {}, "agent.path is not set"),
         ("random", {"mean_length": 0}, "must be at least 1"),
