@@ -37,7 +37,8 @@ class RunFolder:
 
     Args:
         path: made if it does not exist.
-        config: written to ``config.yaml``, without what only says how to start (``resume``).
+        config: written to ``config.yaml``, without what only says how to start (``resume``) and what to show
+            (``logger``).
         resume: go on in a folder that holds a run with the same configuration. Without it, a folder that holds
             a run is refused: nothing that was computed is ever overwritten.
 
@@ -53,7 +54,7 @@ class RunFolder:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
         if (self.path / "run.json").is_file():
             raise UsageError(f"out={str(path)!r} holds an evaluation; give another out=...")
-        values = config.model_dump(mode="json", exclude={"resume", "cluster", "dry_run"})
+        values = config.model_dump(mode="json", exclude={"resume", "cluster", "dry_run", "logger"})
         stored = self.path / "config.yaml"
         if stored.is_file():
             if not resume:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from agents.config import AgentConfig
 from algos.algo_config import AlgoConfig
+from algos.logger_config import LoggerConfig
 from algos.plan.config import ClusterConfig
 from algos.policy.config import PolicyOptions
 from algos.rollout_config import RayConfig, RolloutConfig, SyncConfig
@@ -18,6 +19,7 @@ __all__ = [
     "AlgoConfig",
     "ClusterConfig",
     "DemoConfig",
+    "LoggerConfig",
     "ModelConfig",
     "OptimConfig",
     "PeriodicEvalConfig",
@@ -162,6 +164,7 @@ class SftConfig(Config):
         optim: the optimizer.
         eval: evaluation at the end; ``eval.every`` counts optimizer steps.
         env: the environment whose episodes the traces are.
+        logger: where the numbers go.
         cluster: for plans and dry runs.
     """
 
@@ -185,6 +188,7 @@ class SftConfig(Config):
     optim: OptimConfig = OptimConfig(lr=4e-3, weight_decay=0.01, warmup_steps=50, schedule="cosine")
     eval: PeriodicEvalConfig = PeriodicEvalConfig(every=0)
     env: EnvConfig = EnvConfig()
+    logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
 
 
@@ -212,6 +216,7 @@ class TrainConfig(Config):
         optim: the optimizer.
         eval: evaluation during training.
         env: the environment.
+        logger: where the numbers go.
         cluster: for plans and dry runs.
     """
 
@@ -235,6 +240,7 @@ class TrainConfig(Config):
     optim: OptimConfig = OptimConfig()
     eval: PeriodicEvalConfig = PeriodicEvalConfig()
     env: EnvConfig = EnvConfig()
+    logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

@@ -1,18 +1,17 @@
-"""One place that every number of a run goes through: ``metrics.jsonl``, TensorBoard and the terminal."""
+"""One place that every number of a run goes through: ``metrics.jsonl``, boards (:mod:`algos.boards`), the terminal."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.console import make_console
 from agents.run_folder import RunFolder
-from algos.config import SftConfig, TrainConfig
+from algos.boards import open_boards
+from algos.config import LoggerConfig, SftConfig, TrainConfig
 from algos.policy.world import World
 from retool_env.errors import UsageError
 
@@ -45,12 +44,17 @@ class RunLogger:
         total: steps of the bar.
         label: name of the bar.
         first: step that a resumed run begins with.
+        config: which boards, and whether the terminal is told.
     """
 
-    def __init__(self, run: RunFolder, *, total: int, label: str, first: int = 0) -> None:
+    def __init__(
+        self, run: RunFolder, *, total: int, label: str, first: int = 0, config: LoggerConfig | None = None
+    ) -> None:
+        config = config or LoggerConfig()
         self.run = run
         self.console = make_console()
-        self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=first)
+        self._talks = config.console
+        self._boards = open_boards(config, run.path, first=first)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -59,7 +63,7 @@ class RunLogger:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not self.console.is_terminal or not self._talks,
         )
         self._bar = self._progress.add_task(label, total=total, note="")
         self._label, self._total, self._tenths = label, total, 10 * first // total
@@ -73,14 +77,14 @@ class RunLogger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
     def log(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """One row of numbers."""
         self.run.log(phase, step, metrics)
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._board.add_scalar(f"{phase}/{name}", value, step)
+        for board in self._boards:
+            board.log({f"{phase}/{name}": value for name, value in metrics.items()}, step)
 
     def advance(self, step: int, note: str) -> None:
         """Move the bar to ``step``; without a terminal, say so at every tenth of the way."""
@@ -90,6 +94,7 @@ class RunLogger:
             self._tenths = tenth
             self.say(f"{self._label}: {step} of {self._total}, {time.perf_counter() - self._begun:.0f} s, {note}")
 
-    def say(self, text: str) -> None:
-        """A line for people."""
-        self.console.print(text)
+    def say(self, text: str, *, always: bool = False) -> None:
+        """A line for people; ``always`` for one that has to be read also where the terminal is not told."""
+        if self._talks or always:
+            self.console.print(text)

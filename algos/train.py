@@ -25,6 +25,7 @@ from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder
 from algos.actor_critic import make_actor_critic
 from algos.alarms import Alarms
+from algos.boards import check_boards
 from algos.checkpoint import Checkpoints, Position, drop_behind
 from algos.config import TrainConfig
 from algos.dry_run import dry_run
@@ -104,6 +105,7 @@ def _with_steps(config: TrainConfig) -> TrainConfig:
 
 def _checked(config: TrainConfig) -> EnvConfig:
     """Refuse what cannot work before anything is written; the environment with the model's tokenizer."""
+    check_boards(config.logger)
     if config.model.path is None:
         raise UsageError("model.path is not set; give the checkpoint to start from, e.g. one of retool sft")
     env = config.env.model_copy(update={"tokenizer": config.model.path})
@@ -123,7 +125,7 @@ def _run(
     stack: contextlib.ExitStack,
 ) -> None:
     parts = make_actor_critic(config, world)
-    _check_layout(config, parts.scorer.model, world)
+    _check_layout(config, parts.scorer.model)
     checkpoints = open_checkpoints(config, parts, world)
     stack.callback(checkpoints.close)
     position = checkpoints.load()
@@ -141,7 +143,9 @@ def _run(
     logger = None
     if run is not None:
         drop_behind(run, position.step, trajectories_per_step=_num_logged(config))
-        logger = stack.enter_context(RunLogger(run, total=config.algo.steps, label="train", first=position.step))
+        logger = stack.enter_context(
+            RunLogger(run, total=config.algo.steps, label="train", first=position.step, config=config.logger)
+        )
     job = _Job(
         config=config,
         world=world,
@@ -156,11 +160,10 @@ def _run(
     _loop(job, first_step=position.step)
 
 
-def _check_layout(config: TrainConfig, model: nn.Module, world: World) -> None:
+def _check_layout(config: TrainConfig, model: nn.Module) -> None:
     algo = config.algo
     check_layout(model, layout=algo.layout, max_tokens=algo.micro_batch_tokens)
-    if world.num_sequence_ranks == 1:
-        check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
+    check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
 
 
 def _tolerance(config: TrainConfig) -> float:
@@ -209,7 +212,7 @@ def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metr
     append_trajectories(job.logger.run.trajectories, trajectories[: _num_logged(job.config)])
     job.logger.advance(step + 1, f"accuracy {metrics.get('accuracy/mean', math.nan):.3f}")
     for text in job.alarms.look(metrics):
-        job.logger.say(f"step {step}: [bold]alarm[/bold]: {text}")
+        job.logger.say(f"step {step}: [bold]alarm[/bold]: {text}", always=True)
 
 
 def _introduce(job: _Job, logger: RunLogger) -> None:

@@ -4,8 +4,8 @@ Commands are a table of import strings, so that ``retool --help`` imports nothin
 module is in the lowest package and never imports the others by name. Arguments are Hydra overrides (``key=value``);
 flags that the founding guides show are aliases of keys, from one table.
 
-Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often;
-130 interrupted.
+Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often,
+or a cell of a sweep died; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 _PLAIN = re.compile(r"[\w./:,+@%*-]*")
 
@@ -36,11 +36,12 @@ class Positional:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``.
+    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``, as are the others.
 
     Attributes:
         positional: what may be given without a key.
-        suite: ``module:function`` that runs the command many times, from a file of cells (``--suite``) and overrides.
+        suite: runs the command many times, from a file of cells (``--suite``) and overrides.
+        score: makes one number of the run folder that the command leaves, for sweeps.
     """
 
     summary: str
@@ -49,6 +50,7 @@ class Command:
     examples: tuple[tuple[str, str], ...]
     positional: Positional | None = None
     suite: str = ""
+    score: str = ""
 
 
 DATASET = Positional(
@@ -72,6 +74,7 @@ COMMANDS = {
         summary="cold start: supervised training on recorded tool-use conversations",
         config="algos.config:SftConfig",
         run="algos.sft:sft",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool sft experiment=tiny_sft out=runs/sft", "a tiny model from random weights"),
             ("retool sft experiment=tiny_sft traces.num=5000", "fewer traces"),
@@ -81,17 +84,22 @@ COMMANDS = {
         summary="reinforcement learning from a checkpoint",
         config="algos.config:TrainConfig",
         run="algos.train:train",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
             ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
             ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
-            ("retool train -m experiment=tiny_grpo model.path=... seed=0,1,2", "a sweep"),
+            (
+                "retool train -m experiment=tiny_grpo model=tiny_sft algo=grpo,ppo 'seed=range(3)' out=runs/sweep",
+                "a sweep",
+            ),
         ),
     ),
     "eval": Command(
         summary="play problems once or more and report accuracy with intervals",
         config="agents.config:EvalConfig",
         run="agents.evaluate:evaluate_agent",
+        score="algos.report.runs:accuracy",
         examples=(
             ("retool eval aime_2024 --agent openai", "30 problems x 32 samples, from http://localhost:8000/v1"),
             ("retool eval problems.jsonl --agent openai --base-url URL --model NAME --samples 8", "your own problems"),
@@ -135,6 +143,10 @@ GROUPS = {
     "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
     "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
     "compare": ("compare two runs over the same problems, paired by problem", "agents.compare:main"),
+    "report": (
+        "what a sweep came to: its cells pooled over seeds, in one table and one plot",
+        "algos.report.command:main",
+    ),
     "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 
@@ -218,21 +230,27 @@ def _help(name: str, command_help: Callable[..., str]) -> str:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    from retool_env.compose import compose, sweep
-
     command = COMMANDS[name]
     suite, arguments = _suite(arguments) if command.suite else ("", arguments)
     overrides = _overrides(arguments, command)
     if suite:
         _load(command.suite)(suite, overrides)
-        return 0
-    kind = _load(command.config)
-    if "-m" in overrides or "--multirun" in overrides:
-        sweep(name, kind, overrides, lambda config: _load(command.run)(config))
+    elif "-m" in overrides or "--multirun" in overrides:
+        from retool_env.sweeps.multirun import sweep
+
+        sweep(name, _load(command.config), overrides, config=command.config, score=command.score)
     else:
-        config = compose(name, kind, overrides)
-        _load(command.run)(config)
+        run_command(name, overrides)
     return 0
+
+
+def run_command(name: str, overrides: list[str]) -> None:
+    """Run one of :data:`COMMANDS` with these overrides. Raises what it raises."""
+    from retool_env.compose import compose
+
+    command = COMMANDS[name]
+    config = compose(name, _load(command.config), overrides)
+    _load(command.run)(config)
 
 
 def _suite(arguments: list[str]) -> tuple[str, list[str]]:

@@ -1,45 +1,32 @@
 """From the command line to a checked configuration, by Hydra.
 
-The schema and all defaults are the pydantic classes; ``configs/COMMAND.yaml`` and the recipes in
+The schema and all defaults are the pydantic classes; ``configs/COMMAND.yaml``, the options of groups and the recipes in
 ``configs/experiment/`` hold only what differs. Hydra composes and applies overrides, pydantic checks the result. What
 either says about a mistake becomes one line that names key, value and fix.
-
-``configs/`` lies beside the packages in a checkout and inside ``retool_env`` in a wheel; both are looked for.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retool_env.config import Config, check_config
-from retool_env.errors import InfrastructureError, UsageError, did_you_mean
+from retool_env.errors import UsageError, did_you_mean
+from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names, written
 
-__all__ = ["compose", "config_folder", "sweep"]
+__all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
 
 C = TypeVar("C", bound=Config)
-
-
-def config_folder() -> Path:
-    """Where the YAML files are."""
-    package = Path(__file__).resolve().parent
-    found = [
-        folder for folder in (package.parent / "configs", package / "configs") if (folder / "train.yaml").is_file()
-    ]
-    assert found, f"no configs/ beside or inside {package}"
-    return found[0]
 
 
 def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
@@ -48,59 +35,42 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
     Raises:
         UsageError: an unknown key, recipe or value.
     """
+    with composing(name, kind):
+        given = hydra_overrides(name, kind, overrides)
+        return checked(kind, hydra.compose(name, overrides=given), given)
+
+
+@contextmanager
+def composing(name: str, kind: type[Config]) -> Iterator[None]:
+    """Hydra is initialised for command ``name`` in the block, and what it refuses is told in one line."""
     _store_schema(name, kind)
     try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            written = _short_forms(kind, overrides)
-            composed = hydra.compose(name, overrides=written)
-            return _checked(kind, composed, written)
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3", job_name=name):
+            yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_explain(error, kind)) from error
+        raise UsageError(_explain(error, name, kind)) from error
 
 
-def sweep(name: str, kind: type[C], overrides: Sequence[str], run: Callable[[C], Any]) -> None:
-    """``-m``: every combination of comma-separated values, through Hydra's launchers.
-
-    Each job's ``out`` is its own folder of the sweep unless ``out`` was set. Jobs that fail do not stop the others; the
-    first failure is raised at the end.
-
-    Raises:
-        UsageError: one ``out`` for all jobs, or a job's own mistake.
-    """
-    _store_schema(name, kind)
-    out = next((override for override in overrides if override.startswith("out=")), None)
-    if out is not None and "," not in out:
-        raise UsageError(f"{out} with -m: every job needs a folder of its own; leave it out, or give one per job")
-    failures: list[UsageError | InfrastructureError] = []
-
-    def job(composed: DictConfig) -> None:
-        try:
-            if out is None:
-                composed.out = HydraConfig.get().runtime.output_dir
-            run(_checked(kind, composed, HydraConfig.get().overrides.task))
-        except (UsageError, InfrastructureError) as error:
-            failures.append(error)
-
-    decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=name)(job)
-    sys.argv = ["retool", *_short_forms(kind, overrides)]
-    decorated()
-    if failures:
-        raise failures[0]
-
-
-def _checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
+def checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
     """The composed values as a configuration.
 
-    An override of a free-form mapping (``problems.families={add: 1}``) replaces it; Hydra alone would merge the two.
+    A free-form mapping that an override or an option sets (``problems.families={add: 1}``) replaces what was there;
+    Hydra alone would merge the two.
+
+    Raises:
+        UsageError: an unknown key, or a value of the wrong kind.
     """
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
     known = _keys(kind, "")
-    mappings = [o for o in overrides if o.partition("=")[0].removeprefix("++") in known and "{" in o]
-    for override in OverridesParser.create().parse_overrides(mappings):
-        if isinstance(replacement := override.value(), dict):
-            *sections, last = override.key_or_group.split(".")
+    set_by_key = [o for o in overrides if o.partition("=")[0].removeprefix("++") in known and "{" in o]
+    parsed = [(o.key_or_group, o.value()) for o in OverridesParser.create().parse_overrides(set_by_key)]
+    keys = {o.partition("=")[0].lstrip("+") for o in overrides}
+    by_option = [(key, value) for key, value in chosen_mappings(overrides) if key in known and key not in keys]
+    for key, replacement in (*by_option, *parsed):
+        if isinstance(replacement, dict):
+            *sections, last = key.split(".")
             functools.reduce(dict.__getitem__, sections, plain)[last] = replacement
     return check_config(kind, plain)
 
@@ -114,29 +84,42 @@ def _store_schema(name: str, kind: type[Config]) -> None:
                 store.store(group="schema", name=stage, node=field.annotation().model_dump(mode="json"))
 
 
+def hydra_overrides(name: str, kind: type[Config], overrides: Sequence[str]) -> list[str]:
+    """What was written on the command line, in Hydra's terms: short forms and options of groups. Inside
+    :func:`composing`."""
+    return _short_forms(kind, written(name, kind, overrides))
+
+
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
     """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it. And a free-form mapping
     may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``)."""
     known = _keys(kind, "")
     sections = {key.removesuffix(".name") for key in known if key.endswith(".name")}
-    written = []
+    result = []
     for override in overrides:
         key, equals, value = override.partition("=")
         forced = "++" if key in known and value.startswith("{") else ""
-        written.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
-    return written
+        result.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
+    return result
 
 
-def _explain(error: Exception, kind: type[Config]) -> str:
+def _explain(error: Exception, name: str, kind: type[Config]) -> str:
     text = str(error.__cause__ or error)
     if match := re.search(r"Could not override '([^']+)'", str(error)):
         key = match[1]
-        return f"unknown config key {key!r}{did_you_mean(key, _keys(kind, ''))}"
+        return f"unknown config key {key!r}{did_you_mean(key, [*_keys(kind, ''), *group_names(name, kind)])}"
     if match := re.search(r"Could not find '([^']+)'", str(error)):
-        group, _, name = match[1].rpartition("/")
-        known = [path.stem for path in sorted((config_folder() / group).glob("*.yaml"))]
-        return f"{group}={name!r} is unknown{did_you_mean(name, known)}"
+        group, _, option = match[1].rpartition("/")
+        known = option_names(group) if group in GROUPS else []
+        return f"{group}={option!r} is unknown{did_you_mean(option, known)}{_own(group)}"
     return "config: " + " ".join(text.split())
+
+
+def _own(group: str) -> str:
+    """Where a value that is no option of the group goes."""
+    keys = {"dialect": "env.dialect", "tools": "env.tools", "sandbox": "env.sandbox", "reward": "env.reward"}
+    keys |= {"verifier": "env.verifier", "data": "problems.path", "model": "model.path"}
+    return f"; one of your own is {keys[group]}=..." if group in keys else ""
 
 
 def _keys(kind: type[Config], prefix: str) -> list[str]:

@@ -26,6 +26,7 @@ from retool_env.rewards import make_reward
 from retool_env.sandbox.base import Limits, Mode
 from retool_env.sandbox.registry import check_name
 from retool_env.tools import Traceback
+from retool_env.verifier.others import load_verifier
 
 RewardWeights = dict[str, float | dict[str, float]] | str
 
@@ -151,6 +152,8 @@ class EnvConfig(Config):
         reward: part names with weights, or one name; a weight may be a mapping of ``weight`` and the part's options,
             a name the path of a Python file with a ``reward_func`` (see ``docs/rewards.md``).
         tool_cost: price of a call in the ``strategic`` reward.
+        verifier: who says what is right: ``retool``, ``math_verify``, ``boxed_exact``, or your own as
+            ``path/to/file.py:function`` (see ``docs/verifier.md``).
         max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other limits of turns and tokens.
         max_tool_rounds: rounds of calls that are run; one more turn is left for the answer.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
@@ -168,6 +171,7 @@ class EnvConfig(Config):
     traceback: Traceback = "full"
     reward: RewardWeights = "pm1"
     tool_cost: float = Field(default=0.5, ge=0.0)
+    verifier: str = "retool"
     max_context_tokens: PositiveInt = 16384
     max_turn_tokens: PositiveInt = 8192
     max_tool_rounds: int = Field(default=8, ge=0)
@@ -184,6 +188,12 @@ class EnvConfig(Config):
     def _known_reward(cls, reward: RewardWeights) -> RewardWeights:
         make_reward(reward)
         return reward
+
+    @field_validator("verifier")
+    @classmethod
+    def _known_verifier(cls, verifier: str) -> str:
+        load_verifier(verifier)
+        return verifier
 
     @field_validator("sandbox")
     @classmethod

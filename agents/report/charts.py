@@ -18,7 +18,7 @@ from agents.report.axes import Axis, Scale, make_axis, show_value, step_axis
 from agents.report.markup import Markup, join, tag
 from agents.report.stages import Point
 
-__all__ = ["LineChart", "Series", "figure", "frame", "line_chart", "spread"]
+__all__ = ["LineChart", "Series", "draw_lines", "figure", "frame", "line_chart", "spread"]
 
 MAX_BANDS = 200  # places to point at; of more steps than that every other, third, ... one answers
 LABEL_GAP = 13.5
@@ -71,6 +71,12 @@ def line_chart(chart: LineChart) -> Markup:
     series = [one for one in chart.series if one.drawn]
     if not series:
         return figure(chart.title, chart.caption, tag("p", "Nothing was recorded.", class_="note"))
+    return figure(chart.title, chart.caption, _svg(chart, series, draw_lines(chart)))
+
+
+def draw_lines(chart: LineChart) -> Markup:
+    """What is drawn of a chart that has values, in the coordinates of its size."""
+    series = [one for one in chart.series if one.drawn]
     width, height = chart.size
     labels = _end_labels(series, chart.scale)
     margin = max(MARGIN, 26 + 6.4 * max(len(text) for _, text in labels))
@@ -85,7 +91,7 @@ def line_chart(chart: LineChart) -> Markup:
         *(_line(one, x, y, chart.scale) for one in series),
         _place_labels(labels, x, y),
     ]
-    return figure(chart.title, chart.caption, _svg(chart, series, parts))
+    return join(parts)
 
 
 def figure(title: str, caption: str, *content: str) -> Markup:
@@ -107,11 +113,11 @@ def frame(x: Axis, y: Axis, *, x_title: str = "") -> Markup:
     return join(parts)
 
 
-def _svg(chart: LineChart, series: Sequence[Series], parts: Sequence[str]) -> Markup:
+def _svg(chart: LineChart, series: Sequence[Series], drawing: Markup) -> Markup:
     ends = [(one.label, one.drawn[0][1], one.drawn[-1][1]) for one in series]
     spoken = "; ".join(f"{a}: {show_value(b, chart.scale)} to {show_value(c, chart.scale)}" for a, b, c in ends)
     box = f"0 0 {chart.size[0]} {chart.size[1]}"
-    return tag("svg", *parts, viewBox=box, role="img", aria_label=f"{chart.title}. {spoken}.")
+    return tag("svg", drawing, viewBox=box, role="img", aria_label=f"{chart.title}. {spoken}.")
 
 
 def _bound(bound: float, x: Axis, y: Axis) -> Markup:

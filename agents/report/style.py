@@ -3,14 +3,14 @@
 Colours are variables, defined once for light and once for dark. Text has a contrast of at least 4.5 to 1 against what
 it stands on, lines and markers 3 to 1. ``--c0`` to ``--c4`` were searched for the largest smallest distance in CIELAB
 under normal and under red-, green- and blue-blind vision (Machado et al. 2009); ``--c0`` is the warm one and belongs to
-the first easy family.
+the first easy family. ``COLOURS`` and ``DRAWING`` are what a chart needs that stands alone.
 """
 
 from __future__ import annotations
 
-__all__ = ["STYLE"]
+__all__ = ["COLOURS", "DRAWING", "STYLE"]
 
-STYLE = """
+COLOURS = """
 :root {
   --bg: #fdfdfc; --ink: #1d2126; --soft: #5c636b; --rule: #e2e4e6; --panel: #f5f5f3;
   --c0: #da6e0e; --c1: #075dd4; --c2: #b17ebd; --c3: #2fa473; --c4: #37340a; --c5: #7b828a;
@@ -23,7 +23,9 @@ STYLE = """
     --good: #4fc9a8; --bad: #f58a7d; --policy: #6db3f2; --interp: #f2914d;
   }
 }
-* { box-sizing: border-box; }
+"""
+
+_PAGE = """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--bg); color: var(--ink);
@@ -81,7 +83,9 @@ figcaption { font-size: .85rem; line-height: 1.4; margin-bottom: 10px; }
 figcaption strong { display: block; font-size: .95rem; }
 figcaption span { color: var(--soft); }
 figure svg { display: block; width: 100%; height: auto; overflow: visible; }
-svg text { font-size: 11.5px; fill: var(--soft); }
+"""
+
+DRAWING = """svg text { font-size: 11.5px; fill: var(--soft); }
 svg .label, svg .name, svg .value { font-size: 12px; fill: var(--ink); }
 svg .value { font-weight: 600; }
 .rule { stroke: var(--rule); stroke-width: 1; }
@@ -102,7 +106,9 @@ svg .value { font-weight: 600; }
 .k0 { --c: var(--c0); } .k1 { --c: var(--c1); }
 .bar { fill: var(--c); fill-opacity: .72; }
 .whisker { stroke: var(--ink); stroke-width: 1.3; fill: none; }
+"""
 
+_REST = """
 .legend {
   list-style: none; display: flex; flex-wrap: wrap; gap: 6px 24px; margin: 8px 0; padding: 0; font-size: .85rem;
 }
@@ -156,3 +162,5 @@ svg .value { font-weight: 600; }
 }
 @media print { .tokens { max-height: none; } }
 """
+
+STYLE = COLOURS + _PAGE + DRAWING + _REST

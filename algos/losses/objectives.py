@@ -153,6 +153,9 @@ class ClipCov:
     low: float = 0.2
     high: float = 0.28
 
+    def __post_init__(self) -> None:
+        Clip(low=self.low, high=self.high)  # which knows what the bounds may be
+
     def __call__(self, tokens: TrainedTokens) -> Terms:
         loss, held = Clip(low=self.low, high=self.high)(tokens)
         return Terms(loss * ~_selected(tokens), held | _selected(tokens))

@@ -125,7 +125,9 @@ class PolicyLoss(LossModule):  # type: ignore[misc]
         if self.entropy_coef:
             loss = loss - self.entropy_coef * entropy
         with torch.no_grad():
-            gap = logprobs - tokens.behaviour
+            # Where the batch knows no behaviour (tokens of a tool, dummies) there is nothing to compare with.
+            known = self._at_trained(batch, keys.behaviour_logprobs).isfinite()
+            gap = (logprobs - tokens.behaviour).masked_fill(~known, 0.0)
             means = {
                 "entropy": entropy,
                 "kl_approx": -gap,

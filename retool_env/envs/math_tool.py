@@ -41,7 +41,8 @@ from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
 from retool_env.tools import ToolCall, ToolResult, ToolSession
-from retool_env.verifier import Verdict, verify
+from retool_env.verifier import Verdict
+from retool_env.verifier.others import load_verifier
 
 __all__ = ["MathToolEnv", "Observation"]
 
@@ -264,7 +265,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             return None
         if outcome.truncated:
             return Verdict(correct=False, answered=False, reason="truncated")
-        return verify(self.episode.final_text, self.ticket.problem.answer)
+        return load_verifier(self.config.verifier)(self.episode.final_text, self.ticket.problem.answer)
 
     def _observe(self, *, scored: bool) -> Observation:
         episode = self.episode

@@ -1,16 +1,20 @@
-r"""Other verifiers, to compare with ours.
+r"""Verifiers by name: ours, others to compare with it, and a user's own.
 
 Purpose: an accuracy is only as good as its verifier, so a stored run can be graded again by others
-(``retool rescore``), and benchmarks have something to stand beside.
+(``retool rescore``), an environment can ask one of them (``env.verifier``), and benchmarks have something to stand
+beside.
 
 * ``retool``: ours.
 * ``math_verify``: math-verify with its defaults on the whole response, in our killable worker, as its own time limits
   need the main thread and its signals.
 * ``boxed_exact``: string equality with the last ``\boxed{..}`` of the last hundred characters, as in verl's strict
   mode, which ReTool's recipe trains with.
+* ``path/to/file.py``, ``package.module``, with ``:name`` for another function than ``verify``: a user's, from response
+  and gold to a :class:`Verdict`, or to whether it is right.
 
-Contract: as :func:`retool_env.verifier.verify`, with the reasons that apply. Not for training: both others are easier
-to fool or refuse more right answers than ours (``docs/verifier.md`` has the figures).
+Contract: as :func:`retool_env.verifier.verify`, with the reasons that apply. The other two are there to reproduce
+somebody's numbers rather than to train with: they are easier to fool or refuse more right answers than ours
+(``docs/verifier.md`` has the figures).
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from retool_env.errors import UsageError, did_you_mean
+from retool_env.modules import load_module, split_source
+from retool_env.verifier.extract import extract_answer
 from retool_env.verifier.judge import Response, Verifier, verify
 from retool_env.verifier.pool import shared_pool
 from retool_env.verifier.verdict import Verdict
@@ -34,11 +40,46 @@ def load_verifier(name: str) -> Verifier:
     """The verifier called ``name``.
 
     Raises:
-        UsageError: no verifier has that name.
+        UsageError: no verifier has that name, or the file or module has no such function.
     """
-    if name not in VERIFIERS:
+    if name in VERIFIERS:
+        return VERIFIERS[name]
+    location, function = split_source(name)
+    if "." not in location:
+        # A bare word is a misspelt name rather than a module.
         raise UsageError(f"no verifier {name!r}{did_you_mean(name, VERIFIERS)}")
-    return VERIFIERS[name]
+    return _of_user(location, function or "verify")
+
+
+def _of_user(location: str, name: str) -> Verifier:
+    function = getattr(load_module(location, what="verifier"), name, None)
+    if not callable(function):
+        raise UsageError(
+            f"verifier={location!r} has no function {name}; write {name}(response, gold), or give FILE:NAME"
+        )
+
+    def judge(response: Response, gold: str | Sequence[str]) -> Verdict:
+        started = time.perf_counter()
+        try:
+            said = function(response, gold)
+        except Exception as error:
+            raise UsageError(f"verifier {location}:{name} raised {type(error).__name__}: {error}") from error
+        if isinstance(said, Verdict):
+            return said
+        if not isinstance(said, bool):
+            raise UsageError(f"verifier {location}:{name} returned {said!r}; return True, False or a Verdict")
+        found, elapsed = extract_answer(response), time.perf_counter() - started
+        reason = "equal" if said else "different" if found.answer else found.reason
+        return Verdict(
+            correct=said,
+            answered=said or bool(found.answer),
+            answer=found.answer,
+            marker=found.marker,
+            reason=reason,
+            elapsed=elapsed,
+        )
+
+    return judge
 
 
 def _boxed_exact(text: str, gold: str) -> Decision:

@@ -217,6 +217,7 @@ def test_mistakes_are_named() -> None:
         ("cispo", {"max_ratio": 0.5}),
         ("sapo", {"tau_positive": 0.0}),
         ("dppo", {"high": 2.0}),
+        ("clip_cov", {"low": 0.0}),
         ("kl_cov", {"coef": -1.0}),
     ]:
         with pytest.raises(UsageError, match=f"{next(iter(option))}="):
