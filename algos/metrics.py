@@ -1,9 +1,10 @@
 """Numbers of a training step, computed from its trajectories; names follow verl where it has one.
 
 ``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. ``response_length`` is of
-all tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote. A family
-that did not occur in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from
-rewards.
+all tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote.
+``rollout_entropy`` is the mean of minus the log-probability of the sampled tokens: an estimate of the policy's entropy
+that is of the same tokens whatever is trained on, unlike ``actor/entropy``. A family that did not occur in a step has
+no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, pstdev
 
-from agents.stats import summarise
+import numpy as np
+
+from agents.stats import Sample, statistics, summarise, verl_metrics
 from algos.filters import CUT_BY_LENGTH
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.record import RewardPart
@@ -48,6 +51,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
         "num_failed": float(sum(t.record.outcome.failed for t in trajectories)),
         "num_unscored": float(len(trajectories) - len(scored)),
     }
+    if surprises := _surprises(scored):
+        metrics["rollout_entropy/mean"] = fmean(surprises)
     for part in sorted({p.name for t in scored for p in t.record.reward_parts}):
         metrics |= _part_metrics(part, [p for t in scored for p in t.record.reward_parts if p.name == part])
     for family in sorted({t.record.problem.family for t in scored} - {""}):
@@ -65,8 +70,13 @@ def age_metrics(trajectories: Sequence[Trajectory], *, version: int) -> Metrics:
 
 
 def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
-    """Accuracy and tool rate, overall and by family, under ``eval/``."""
+    """Accuracy and tool rate, overall and by family, under ``eval/``; and all that verl's validation logs, by data set,
+    under its names (``val-core/SOURCE/acc/mean@K``)."""
+    samples = [Sample.of(trajectory) for trajectory in trajectories]
     metrics: Metrics = {}
+    for source in sorted({sample.source for sample in samples}):
+        metrics |= verl_metrics(statistics([sample for sample in samples if sample.source == source]))
+    metrics |= {f"val-aux/num_turns/{k}": v for k, v in _ends([s.num_turns for s in samples if not s.outcome.failed])}
     for summary in summarise(trajectories):
         suffix = f"/{summary.family}" if summary.family else ""
         metrics[f"eval/accuracy{suffix}"] = summary.accuracy.mean
@@ -81,6 +91,16 @@ def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], f
 def _range(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> Metrics:
     values = [float(value(row)) for row in rows]
     return {f"{name}/mean": fmean(values), f"{name}/max": max(values), f"{name}/min": min(values)} if rows else {}
+
+
+def _surprises(trajectories: Sequence[Trajectory]) -> list[float]:
+    """Minus the log-probability of every token that a policy sampled, under the distribution that it came from."""
+    return [-p for t in trajectories for p in t.transcript.logprobs[np.isfinite(t.transcript.logprobs)].tolist()]
+
+
+def _ends(values: Sequence[float]) -> list[tuple[str, float]]:
+    found = {"min": min(values), "max": max(values), "mean": fmean(values)} if values else {}
+    return [(name, float(value)) for name, value in found.items()]
 
 
 def _verdict(trajectory: Trajectory) -> Verdict:

@@ -42,6 +42,7 @@ class Command:
         positional: what may be given without a key.
         suite: runs the command many times, from a file of cells (``--suite``) and overrides.
         score: makes one number of the run folder that the command leaves, for sweeps.
+        quick_try: what ``--max_samples N`` stands for, where that is more than the number of problems.
     """
 
     summary: str
@@ -51,6 +52,7 @@ class Command:
     positional: Positional | None = None
     suite: str = ""
     score: str = ""
+    quick_try: tuple[str, ...] = ()
 
 
 DATASET = Positional(
@@ -74,6 +76,7 @@ COMMANDS = {
         summary="cold start: supervised training on recorded tool-use conversations",
         config="algos.config:SftConfig",
         run="algos.sft:sft",
+        quick_try=("traces.num={}", "eval.problems.size={}"),
         score="algos.report.runs:accuracy",
         examples=(
             ("retool sft experiment=tiny_sft out=runs/sft", "a tiny model from random weights"),
@@ -85,10 +88,13 @@ COMMANDS = {
         config="algos.config:TrainConfig",
         run="algos.train:train",
         score="algos.report.runs:accuracy",
+        quick_try=("problems.size={}", "eval.problems.size={}", "algo.num_epochs=1"),
         examples=(
             ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
             ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
             ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
+            ("retool train experiment=tiny_grpo model.path=... --max_samples 10", "a quick try: ten problems, once"),
+            ("retool train --resume runs/train", "go on with a run that was stopped, as it was configured"),
             (
                 "retool train -m experiment=tiny_grpo model=tiny_sft algo=grpo,ppo 'seed=range(3)' out=runs/sweep",
                 "a sweep",
@@ -167,8 +173,12 @@ ALIASES = {
     "--out": "out",
     "--output-dir": "out",
     "--seed": "seed",
+    "--resume": "resume",
 }
 SUITE = "--suite"
+
+# Names under which documents know a key.
+OTHER_KEYS = {"trainer.dry_run": "dry_run", "rollouts.replay": "rollout.replay"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,7 +284,7 @@ def _overrides(arguments: list[str], command: Command) -> list[str]:
         argument = queue.pop(0)
         flag, equals, value = argument.partition("=")
         if argument in ("-m", "--multirun") or (equals and not argument.startswith("-")) or argument.startswith("~"):
-            overrides.append(argument)
+            overrides.append(f"{OTHER_KEYS.get(flag, flag)}{equals}{value}")
         elif not argument.startswith("-"):
             first += _positional(argument, command, given=bool(first))
         elif (flag := flag.replace("_", "-")) not in ALIASES:
@@ -282,9 +292,18 @@ def _overrides(arguments: list[str], command: Command) -> list[str]:
         elif not equals and not queue:
             raise UsageError(f"{flag} needs a value")
         else:
-            key, _, before = ALIASES[flag].partition("=")
-            overrides.append(f"{key}={_quoted(before + (value if equals else queue.pop(0)))}")
+            overrides += _meaning(flag, value if equals else queue.pop(0), command, arguments)
     return first + overrides  # the later one counts
+
+
+def _meaning(flag: str, value: str, command: Command, arguments: Sequence[str]) -> list[str]:
+    """What a flag stands for. A quick try leaves out what is said otherwise."""
+    key, _, before = ALIASES[flag].partition("=")
+    if key != "problems.size" or not command.quick_try:
+        return [f"{key}={_quoted(before + value)}"]
+    said = {argument.partition("=")[0] for argument in arguments}
+    said |= {"algo.num_epochs"} if "algo.steps" in said else set()
+    return [override.format(value) for override in command.quick_try if override.partition("=")[0] not in said]
 
 
 def _positional(argument: str, command: Command, *, given: bool) -> list[str]:

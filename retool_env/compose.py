@@ -20,9 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from retool_env.choices import written
 from retool_env.config import Config, check_config
 from retool_env.errors import UsageError, did_you_mean
-from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names, written
+from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names
+from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
 
@@ -35,6 +37,11 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
     Raises:
         UsageError: an unknown key, recipe or value.
     """
+    run, overrides = split_run(name, kind, overrides)
+    if run is not None and not any(map(_is_group, overrides)):
+        return from_run(name, kind, run, _short_forms(kind, overrides))
+    if run is not None:
+        overrides = [*overrides, f"out={run}", "resume=true"]
     with composing(name, kind):
         given = hydra_overrides(name, kind, overrides)
         return checked(kind, hydra.compose(name, overrides=given), given)
@@ -103,6 +110,11 @@ def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
     return result
 
 
+def _is_group(override: str) -> bool:
+    """Whether it chooses an option of a group."""
+    return override.partition("=")[0].partition("@")[0].lstrip("+~/") in GROUPS
+
+
 def _explain(error: Exception, name: str, kind: type[Config]) -> str:
     text = str(error.__cause__ or error)
     if match := re.search(r"Could not override '([^']+)'", str(error)):
@@ -111,12 +123,15 @@ def _explain(error: Exception, name: str, kind: type[Config]) -> str:
     if match := re.search(r"Could not find '([^']+)'", str(error)):
         group, _, option = match[1].rpartition("/")
         known = option_names(group) if group in GROUPS else []
-        return f"{group}={option!r} is unknown{did_you_mean(option, known)}{_own(group)}"
+        return f"{group}={option!r} is unknown{did_you_mean(option, known)}{_remedy(group, option)}"
     return "config: " + " ".join(text.split())
 
 
-def _own(group: str) -> str:
-    """Where a value that is no option of the group goes."""
+def _remedy(group: str, option: str) -> str:
+    """What to do about a value that is no option: install a plugin of Hydra, or set the group's own key."""
+    extras = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "optuna": "optuna"}
+    if group.startswith("hydra/") and option in extras:
+        return f"; it needs the [{extras[option]}] extra: pip install 'retool-env[{extras[option]}]'"
     keys = {"dialect": "env.dialect", "tools": "env.tools", "sandbox": "env.sandbox", "reward": "env.reward"}
     keys |= {"verifier": "env.verifier", "data": "problems.path", "model": "model.path"}
     return f"; one of your own is {keys[group]}=..." if group in keys else ""

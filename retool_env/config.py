@@ -5,6 +5,7 @@ The names are the same in ``gymnasium.make``, in YAML and on the command line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
@@ -18,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from retool_env.dialects import make_dialect
 from retool_env.episode import EpisodeLimits
@@ -63,10 +65,18 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
         key = ".".join([where, *path] if where else path)
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown key {key!r}{did_you_mean(path[-1], _fields(kind, path[:-1]))}") from error
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ") + _nearest(first)
         shown = path and first["type"] != "missing" and not isinstance(first["input"], dict)
         value = f"{key}={first['input']!r}: " if shown else f"{key}: " if path else ""
         raise UsageError(f"{value}{message[:1].lower()}{message[1:]}") from error
+
+
+def _nearest(error: ErrorDetails) -> str:
+    """What may have been meant where only some words are allowed."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected"))))
+    return hint if "did you mean" in hint else ""
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:

@@ -134,7 +134,7 @@ def _learning(job: Job, config: TrainConfig) -> Job:
 
 def _with_embedded(job: Job, config: TrainConfig | SftConfig, *, slots: int) -> Job:
     """With an engine in the first rank's process, which evaluates too."""
-    asked = min(config.eval.num_slots, config.eval.problems.size or config.eval.num_slots)
+    asked = min(config.eval.num_slots, config.eval.samples * (config.eval.problems.size or config.eval.num_slots))
     shared = not job.sharded and config.model.lora is None  # as algos.players decides it
     return replace(
         job,

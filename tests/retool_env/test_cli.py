@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retool_env.cli import ALIASES, COMMANDS, main
+from retool_env.cli import ALIASES, COMMANDS, OTHER_KEYS, main
 
 
 def retool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,9 @@ MISTAKES = [
     ([*GSM8K, "problems.path=plain.jsonl"], "plain.jsonl:1: the answer has no '####' in front of the gold"),
     ([*ORACLE, "problems.size=1", "env.reward=acuracy"], "env.reward='acuracy': no reward part 'acuracy'"),
     ([*ORACLE, "problems.size=1", "out=good.jsonl"], "out='good.jsonl' cannot be made a run folder (File exists)"),
-    ([*ORACLE, "-m", "seed=0,1", "out=runs/x"], "out=runs/x with -m: every job needs a folder of its own"),
+    ([*ORACLE, "-m", "seed=0,1", "out=runs/x,runs/y"], "out with -m is one folder, that of the sweep"),
+    ([*ORACLE, "-m", "seed=0,1", "smples=3"], "unknown config key 'smples'; did you mean 'samples'?"),
+    ([*ORACLE, "-m", "dialect=retool,hermess"], "dialect='hermess' is unknown; did you mean 'hermes'?"),
     (
         ["train", "rollout.sampling.top_p=0.9", "rollout.staleness=1"],
         "with top_p < 1 or top_k > 0 the samples have to come from the weights",
@@ -129,7 +131,7 @@ def test_aliases_are_keys_of_some_command() -> None:
     from retool_env.compose import _keys
 
     known = {key for command in COMMANDS.values() for key in _keys(_load(command.config), "")}
-    assert set(ALIASES.values()) <= known
+    assert {key.partition("=")[0] for key in ALIASES.values()} | set(OTHER_KEYS.values()) <= known
 
 
 def test_flags_of_the_guides(tmp_path: Path) -> None:
@@ -139,16 +141,20 @@ def test_flags_of_the_guides(tmp_path: Path) -> None:
     assert len((out / "trajectories.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_sweep_gives_every_job_its_folder(tmp_path: Path) -> None:
-    arguments = ["eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2", "seed=0,1"]
-    done = retool(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
+def test_a_quick_try_is_short_everywhere() -> None:
+    from retool_env.cli import _overrides as overrides
 
+    def _overrides(arguments: list[str], command: str) -> list[str]:
+        return overrides(arguments, COMMANDS[command])
 
-def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
-    done = retool("eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2,5000,3", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("retool: problems.size=5000: 'add' has no more different")
-    assert "Traceback" not in done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
+    assert _overrides(["--max_samples", "10"], "eval") == ["problems.size=10"]
+    assert _overrides(["--max_samples", "10"], "sft") == ["traces.num=10", "eval.problems.size=10"]
+    everything = ["problems.size=10", "eval.problems.size=10", "algo.num_epochs=1"]
+    assert _overrides(["--max_samples=10"], "train") == everything
+    for said in ("algo.steps=3", "algo.num_epochs=2"):
+        assert _overrides(["--max_samples=10", said], "train") == [*everything[:2], said]
+    assert _overrides(["--max_samples=10", "eval.problems.size=4"], "train")[1:] == [
+        "algo.num_epochs=1",
+        "eval.problems.size=4",
+    ]
+    assert _overrides(["trainer.dry_run=true", "dry_run=false"], "train") == ["dry_run=true", "dry_run=false"]
