@@ -99,13 +99,17 @@ def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
 
 
 def _meanings(config: type[BaseModel]) -> dict[str, str]:
-    """The ``Attributes:`` section of the class, without its markup."""
-    _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
-    entries = _ENTRY.findall(textwrap.dedent(section))
+    """The ``Attributes:`` sections of the class and of those that it extends, without their markup."""
+    entries = [entry for base in reversed(config.__mro__) for entry in _entries(base)]
     return {
         name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "")
         for name, text in entries
     }
+
+
+def _entries(config: type) -> list[tuple[str, str]]:
+    _, _, section = inspect.cleandoc(config.__dict__.get("__doc__") or "").partition("Attributes:\n")
+    return _ENTRY.findall(textwrap.dedent(section))
 
 
 def _show(value: Any) -> str:
