@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from retool_env.choices import sweep_values
 from retool_env.cli import COMMANDS, GROUPS, _load, _overrides
 from retool_env.compose import compose
+from retool_env.sweeps.ray_launcher import register
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,6 +57,7 @@ def test_command_line_is_understood(line: str) -> None:
     if command in GROUPS:
         check_group(command, arguments)
         return
+    register()  # a launcher of ours, which a sweep makes known to Hydra when it is asked for
     overrides = [one for argument in _overrides(arguments) if argument != "-m" for one in first_of(argument)]
     compose(command, _load(COMMANDS[command].config), overrides)
 

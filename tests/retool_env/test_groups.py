@@ -18,16 +18,24 @@ from retool_env.errors import UsageError
 from retool_env.groups import GROUPS, Option, config_folder, group_names, options
 
 KINDS: dict[str, type[Config]] = {"train": TrainConfig, "eval": EvalConfig, "sft": SftConfig}
-# Which command an option is tried with, and what else it needs to be accepted.
-ELSEWHERE = {"sampling/greedy": "eval", "agent/oracle": "eval", "agent/random": "eval", "agent/human": "eval"}
-NEEDS = {"algo/maxrl": ["env.reward=accuracy"], "sampling/verl_eval": ["rollout.staleness=0"]}
+# Options that are tried alone, because they set what others set too, or go with another command than `train`.
+ALONE = {"env": "train", "trainer": "train", "tools/notebook": "train", "sampling/greedy": "eval"}
+TRIED_ELSEWHERE = ("algo", "experiment")  # tests/test_recipes.py
 
 
-def every_option() -> list[Option]:
-    found = {
-        (one.group, one.name): one for name, kind in KINDS.items() for g in GROUPS for one in options(name, kind, g)
-    }
-    return [one for one in found.values() if one.group not in ("algo", "experiment")]  # those have tests of their own
+def option_sets() -> list[tuple[str, list[Option]]]:
+    """Command and options to try with it: every option once, as many together as go together."""
+    alone: list[tuple[str, list[Option]]] = []
+    columns: dict[str, list[Option]] = {}
+    for group in (group for group in GROUPS if group not in TRIED_ELSEWHERE):
+        for option in options("train", TrainConfig, group):
+            command = ALONE.get(group) or ALONE.get(f"{group}/{option.name}")
+            if command:
+                alone.append((command, [option]))
+            else:
+                columns.setdefault(group, []).append(option)
+    rows = range(max(map(len, columns.values())))
+    return alone + [("train", [column[k % len(column)] for column in columns.values()]) for k in rows]
 
 
 def train(*overrides: str) -> TrainConfig:
@@ -38,12 +46,9 @@ def at(config: Config, key: str) -> Any:
     return functools.reduce(lambda part, name: part[name], key.split("."), config.model_dump(mode="json"))
 
 
-@pytest.mark.parametrize("option", every_option(), ids=lambda one: f"{one.group}/{one.name}")
-def test_an_option_sets_what_its_file_says(option: Option) -> None:
-    name = f"{option.group}/{option.name}"
-    command = ELSEWHERE.get(name, "train")
-    config = compose(command, KINDS[command], [f"{option.group}={option.name}", *NEEDS.get(name, [])])
-    place = "rollout.sampling" if (command, option.group) == ("train", "sampling") else option.package
+@pytest.mark.parametrize(("command", "chosen"), option_sets())
+def test_options_set_what_their_files_say(command: str, chosen: list[Option]) -> None:
+    config = compose(command, KINDS[command], [f"{option.group}={option.name}" for option in chosen])
 
     def check(values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
@@ -52,7 +57,9 @@ def test_an_option_sets_what_its_file_says(option: Option) -> None:
             else:
                 assert at(config, f"{prefix}{key}") == value
 
-    check(option.values, f"{place}." if place else "")
+    for option in chosen:
+        place = "rollout.sampling" if (command, option.group) == ("train", "sampling") else option.package
+        check(option.values, f"{place}." if place else "")
 
 
 def test_every_file_is_an_option_of_some_command_and_says_what_it_is() -> None:
