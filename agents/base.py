@@ -15,9 +15,10 @@ a stop string or is the end-of-turn id; that id is returned, with its log-probab
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +31,7 @@ from retool_env.problems import Message
 from retool_env.sandbox import Cancel
 from retool_env.tools import ToolSpec
 
-__all__ = ["Agent", "BatchAgent", "Engine", "Generation", "Request", "Sampling", "act_many", "check_request"]
+__all__ = ["Agent", "BatchAgent", "Engine", "Generation", "Request", "Sampling", "act_many", "check_request", "timed"]
 
 
 class Sampling(Config):
@@ -93,21 +94,28 @@ class Generation:
         finish_reason: ``stop``: the end-of-turn id or a stop string; ``length``: the budget; ``abort``: cancelled, or
             a failure.
         policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.
+        num_counted: tokens by the count of an endpoint whose own ids are not known; 0 where there is no such count.
+        seconds: that the request took, the others of its batch included; a time field, 0 when not measured.
     """
 
     token_ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     finish_reason: Literal["stop", "length", "abort"]
     policy_version: NDArray[np.int64]
+    num_counted: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
     @classmethod
-    def written(cls, ids: Sequence[int], finish_reason: Literal["stop", "length"] = "stop") -> Generation:
+    def written(
+        cls, ids: Sequence[int], finish_reason: Literal["stop", "length"] = "stop", *, num_counted: int = 0
+    ) -> Generation:
         """Ids that were written rather than sampled: no log-probabilities, no version."""
         return cls(
             token_ids=np.array(ids, dtype=np.int64),
             logprobs=np.full(len(ids), np.nan, dtype=np.float32),
             finish_reason=finish_reason,
             policy_version=np.full(len(ids), -1, dtype=np.int64),
+            num_counted=num_counted,
         )
 
     @classmethod
@@ -177,6 +185,14 @@ def check_request(request: Request, vocab_size: int) -> None:
         )
 
 
+def timed(act: Callable[[], Sequence[Generation]]) -> list[Generation]:
+    """What ``act()`` gives, with the seconds that it took."""
+    start = time.perf_counter()
+    generations = act()
+    seconds = time.perf_counter() - start
+    return [replace(generation, seconds=seconds) for generation in generations]
+
+
 def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
     """All requests, as one batch where the agent can.
 
@@ -184,7 +200,9 @@ def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
         EngineError: the engine failed; the message is logged, because episodes keep only the outcome.
     """
     try:
-        return agent.act_many(requests) if isinstance(agent, BatchAgent) else [agent.act(r) for r in requests]
+        if isinstance(agent, BatchAgent):
+            return timed(lambda: agent.act_many(requests))
+        return [generation for request in requests for generation in timed(lambda r=request: [agent.act(r)])]  # type: ignore[misc]
     except EngineError as error:
         _log.error("the engine failed: %s", error)
         raise

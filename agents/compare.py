@@ -1,22 +1,31 @@
 """``retool compare A B``: is run B better than run A, problem by problem?
 
 Contract: reads two run folders (or trajectory files) over the same problems and changes nothing. Exit code 0 whatever
-the answer; 2 when the problems differ. What is left out: correcting for many comparisons, and runs over problems that
-merely overlap.
+the answer; 2 when the problems differ, or the verifiers of two evaluations do, unless ``--regrade`` grades both anew.
+Other differences in what two evaluations were measured with (prompt, tools, budgets, sampling) are said in a warning:
+they may be what is to be compared.
+What is left out: correcting for many comparisons, and runs over problems that merely overlap.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from agents.console import make_console
+from agents.eval_folder import FAILURES, is_evaluation, read_run
+from agents.identity import MEASURE, differences
+from agents.rescore import rescore
 from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs, run_file
+from retool_env.errors import UsageError
 from retool_env.terminal import Parser, shorten
 from retool_env.trajectory import read_trajectories
 
@@ -28,8 +37,12 @@ examples:
       mean difference with its interval, sign test, and the problems that flipped
   retool compare runs/eval-base runs/eval-grpo --json
       the same and every problem, for a program
+  retool compare runs/eval-old runs/eval-new --regrade
+      with the answers of both graded by the verifier of today
 """
 _MAX_CHARS = 70
+VERIFIER: Final = "retool"
+GRADED_BY: Final = ("verifier",)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,12 +55,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("first", type=Path, metavar="A", help="a run folder, or a file of trajectories")
     parser.add_argument("second", type=Path, metavar="B", help="another; differences are B minus A")
     parser.add_argument("--show", type=int, default=20, metavar="N", help="flipped problems to list (default 20)")
+    parser.add_argument("--regrade", action="store_true", help="grade both anew, with the verifier of today")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     try:
         options = parser.parse_args(list(arguments))
     except SystemExit as stop:  # argparse, after it has printed the help
         return int(stop.code or 0)
-    found = compare_runs(options.first, options.second)
+    found = compare_runs(options.first, options.second, regrade=options.regrade)
+    for difference in measured_differently(options.first, options.second):
+        print(f"warning: measured differently, {difference}", file=sys.stderr)
     if options.json:
         print(json.dumps(_as_json(found), indent=1))
     else:
@@ -55,22 +71,57 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def compare_runs(first: Path, second: Path) -> Paired:
+def compare_runs(first: Path, second: Path, *, regrade: bool = False) -> Paired:
     """The comparison of two stored runs.
 
+    Args:
+        regrade: grade the answers of both with the verifier of today.
+
     Raises:
-        UsageError: a file is missing or broken, or the runs are over different problems.
+        UsageError: a file is missing or broken, or the runs are over different problems, or, without ``regrade``, were
+            graded by different verifiers.
     """
-    return pair_runs(read_samples(first), read_samples(second))
+    paired = pair_runs(read_samples(first, regrade=regrade), read_samples(second, regrade=regrade))
+    if any(found.startswith("problems.digest") for found in _differences(first, second, ["problems"])):
+        raise UsageError(
+            "the problems have the same ids and golds, and other questions; evaluate both on one data file"
+        )
+    if not regrade and (found := _differences(first, second, GRADED_BY)):
+        raise UsageError(
+            f"the runs were not graded alike ({'; '.join(found)}); --regrade grades both with the verifier of today"
+        )
+    return paired
 
 
-def read_samples(run: Path) -> list[Sample]:
+def read_samples(run: Path, *, regrade: bool = False) -> list[Sample]:
     """The samples of a run folder or a trajectory file, one for each ticket.
+
+    Args:
+        regrade: with the verdicts of the verifier of today.
 
     Raises:
         UsageError: the file is missing or broken.
     """
-    return latest(Sample.of(trajectory) for trajectory in read_trajectories(run_file(run)))
+    files = [run / FAILURES] if (run / FAILURES).is_file() else []
+    trajectories = itertools.chain.from_iterable(map(read_trajectories, [*files, run_file(run)]))
+    if not regrade:
+        return latest(Sample.of(trajectory) for trajectory in trajectories)
+    kept = list(trajectories)
+    right = {row.episode.ticket: row.verdicts[VERIFIER] for row in rescore(kept, [VERIFIER])}
+    records = [replace(t.record, verdict=right.get(t.ticket, t.record.verdict)) for t in kept]
+    return latest(Sample.of(replace(t, record=record)) for t, record in zip(kept, records, strict=True))
+
+
+def measured_differently(first: Path, second: Path) -> list[str]:
+    """What two evaluations were not measured alike with, verifiers apart; empty where one of them is none."""
+    return _differences(first, second, [part for part in MEASURE if part not in GRADED_BY])
+
+
+def _differences(first: Path, second: Path, parts: Sequence[str]) -> list[str]:
+    if not (is_evaluation(first) and is_evaluation(second)):
+        return []
+    one, two = read_run(first).identity, read_run(second).identity
+    return differences(one, two, parts, form="{key}: {one} in A, {two} in B")
 
 
 def _as_json(found: Paired) -> dict[str, object]:

@@ -1,13 +1,13 @@
-"""What can be set about an evaluation."""
+"""What can be set about an evaluation, and about playing oneself."""
 
 from __future__ import annotations
 
-from pydantic import JsonValue, PositiveInt, SecretStr
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, SecretStr, model_validator
 
 from agents.base import Sampling
 from retool_env.config import Config, EnvConfig, ProblemsConfig
 
-__all__ = ["AgentConfig", "EvalConfig"]
+__all__ = ["AgentConfig", "EvalConfig", "PlayConfig"]
 
 
 class AgentConfig(Config):
@@ -18,10 +18,11 @@ class AgentConfig(Config):
             chat endpoint, ``oracle`` runs a known program per problem, ``random``, ``scripted`` and ``human`` write
             what their names say; ``path/to/file.py:Class`` or an installed name for your own.
         path: checkpoint folder in Hugging Face format; its tokenizer becomes the environment's.
-        url: of the server, or a list of several, for ``sglang`` and ``openai``.
-        api_key: for the same; by default the environment variable SGLANG_API_KEY or OPENAI_API_KEY. Never written to
-            the run folder.
-        model: what the chat endpoint calls the model.
+        url: of the server, or a list of several, for ``sglang`` and ``openai``; ``openai`` has
+            http://localhost:8000/v1 by default.
+        api_key: for the same; by default the environment variable SGLANG_API_KEY or OPENAI_API_KEY, and EMPTY for
+            ``openai`` without one. Never written to the run folder.
+        model: what the chat endpoint calls the model; where it has only one, that one.
         options: further settings of this agent, as ``{name: value, ...}``; see ``docs/agents.md``.
     """
 
@@ -46,6 +47,9 @@ class EvalConfig(Config):
         seed: of sampling and sandbox.
         samples: per problem.
         num_slots: episodes in flight.
+        ks: k of pass@k, maj@k, best@k and worst@k; powers of two up to ``samples``, and that number, by default.
+        attempts: how often an episode that infrastructure ends is played before the run gives it up.
+        max_failed_share: of the episodes; when sandbox, engine or verifier fail more often, the run stops.
         threads: of torch; ``null`` for all cores.
         agent: who answers.
         problems: what is asked.
@@ -57,8 +61,35 @@ class EvalConfig(Config):
     seed: int = 0
     samples: PositiveInt = 1
     num_slots: PositiveInt = 64
+    ks: tuple[PositiveInt, ...] | None = None
+    attempts: PositiveInt = 2
+    max_failed_share: float = Field(default=0.3, ge=0, le=1)
     threads: PositiveInt | None = None
     agent: AgentConfig = AgentConfig()
     problems: ProblemsConfig = ProblemsConfig()
     sampling: Sampling = Sampling()
+    env: EnvConfig = EnvConfig()
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> EvalConfig:
+        if too_large := [k for k in self.ks or () if k > self.samples]:
+            raise ValueError(f"ks: k={too_large[0]} needs as many samples of a problem, and samples={self.samples}")
+        return self
+
+
+class PlayConfig(Config):
+    """``retool play``.
+
+    Attributes:
+        index: number of the problem, from 0; ``null`` for one at random.
+        seed: of the problem at random, and of the sandbox.
+        out: run folder to keep the episodes in, for ``retool view``; ``null`` for none.
+        problems: what is asked.
+        env: the environment.
+    """
+
+    index: NonNegativeInt | None = None
+    seed: int | None = None
+    out: str | None = None
+    problems: ProblemsConfig = ProblemsConfig()
     env: EnvConfig = EnvConfig()

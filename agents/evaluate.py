@@ -1,168 +1,175 @@
 """``retool eval``: play problems with any agent, report accuracy with intervals, list what was missed and why.
 
-Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what is not yet
-in the file. Three files result: ``trajectories.jsonl``, ``summary.json`` and ``misses.md``, which sorts every wrong
-answer by where it went wrong: the sandbox, the parser, the verifier, infrastructure, or none of them, in which case the
-agent's own program or answer was wrong.
+Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what the folder
+does not hold yet (:mod:`agents.eval_folder`). An episode that infrastructure ended is played again, ``attempts`` times
+in all, and never scored; when too many end so, the run stops, because an accuracy over what is left would look normal.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+import logging
+from contextlib import closing
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
+from agents.eval_folder import EvalFolder, Played, is_evaluation, read_run
+from agents.eval_summary import EvalSummary, read_summary, write_summary
+from agents.eval_text import markdown
+from agents.factories import BYTES_PER_TOKEN
+from agents.identity import identify
+from agents.lineage import training_differences
+from agents.misses import write_misses
 from agents.registry import AgentSetup, make_agent
 from agents.rollout import play
-from agents.run_folder import RunFolder
-from agents.stats import Summary, summarise
+from agents.stats import Summary, summarise_samples
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts
-from retool_env.errors import UsageError
+from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import ProblemSource
-from retool_env.files import atomic
-from retool_env.outcome import Outcome, ToolStatus
 from retool_env.sources import open_source
-from retool_env.trajectory import Trajectory, append_trajectories, drop_torn_line, read_trajectories
+from retool_env.trajectory import Trajectory
 
-__all__ = ["evaluate_agent", "miss_cause", "summary_table"]
+__all__ = ["evaluate_agent"]
+
+_FEW = 20  # finished episodes before a share of failures means anything
+_log = logging.getLogger(__name__)
 
 
 def evaluate_agent(config: EvalConfig) -> list[Summary]:
-    """Run ``retool eval``.
+    """Run ``retool eval``; returns accuracy and tool use, overall and by family.
 
     Raises:
         UsageError: a file or value that cannot work.
+        InfrastructureError: more episodes failed than ``max_failed_share``; what was finished is kept.
     """
     source = open_source(**config.problems.model_dump())
     if source.size is None:
         raise UsageError(f"problems={source.name!r} never ends; set problems.size (and problems.split=heldout)")
-    env = config.env
-    if config.agent.path:
-        env = env.model_copy(update={"tokenizer": config.agent.path})
+    env = config.env.model_copy(update={"tokenizer": config.agent.path}) if config.agent.path else config.env
+    if _is_finished(config, env, source):
+        return _tell_again(Path(config.out))
     setup = AgentSetup(config=config.agent, env=env, source=source, seed=config.seed, threads=config.threads)
     agent = make_agent(setup)
     try:
+        env = _with_room(env, agent)
         check_prompts(source, env)
-        run = RunFolder(config.out, config, resume=True)
-        played = _play_missing(config, source, agent, env, run, source.size * config.samples)
+        identity = identify(config, env, source, model=getattr(agent, "model_name", None))
+        config = config.model_copy(update={"env": env})
+        with closing(EvalFolder(config.out, config, identity, total=source.size * config.samples)) as folder:
+            _play_and_report(config, source, agent, folder)
+            return _summaries(folder.played)
     finally:
         if callable(close := getattr(agent, "close", None)):
             close()
-    summaries = summarise(played)
-    _write_summary(run.path / "summary.json", summaries)
-    _write_misses(run.path / "misses.md", played)
+
+
+def _is_finished(config: EvalConfig, env: EnvConfig, source: ProblemSource) -> bool:
+    """The folder holds all of this evaluation, which can be said without loading a model or asking a server."""
+    if not is_evaluation(Path(config.out)):
+        return False
+    run = read_run(Path(config.out))
+    model = str(named) if (named := run.identity.agent.get("model")) else None
+    wanted = [identify(config, one, source, model=model) for one in (env, _in_bytes(env))]
+    same = run.identity in wanted and run.config["ks"] == (None if config.ks is None else list(config.ks))
+    return same and read_summary(Path(config.out)).complete
+
+
+def _tell_again(folder: Path) -> list[Summary]:
     console = make_console()
-    console.print(summary_table(summaries))
-    console.print(f"misses by cause: {_count_misses(played) or 'none'}; listed in {run.path / 'misses.md'}")
-    return summaries
+    console.print(f"{folder} holds all episodes already", markup=False)
+    console.print(markdown(read_summary(folder)), markup=False)
+    return _summaries(Played.read(folder))
+
+
+def _summaries(played: Played) -> list[Summary]:
+    return summarise_samples([played.samples[ticket] for ticket in sorted(played.samples)])
+
+
+def _with_room(env: EnvConfig, agent: Agent) -> EnvConfig:
+    """Budgets are meant in tokens. Where an endpoint's are not known and bytes are counted instead, four to a token."""
+    return _in_bytes(env) if getattr(agent, "reads_messages", False) else env
+
+
+def _in_bytes(env: EnvConfig) -> EnvConfig:
+    if env.tokenizer != "bytes":
+        return env
+    names = ("max_context_tokens", "max_turn_tokens", "max_tool_tokens")
+    return env.model_copy(update={name: BYTES_PER_TOKEN * getattr(env, name) for name in names})
+
+
+def _play_and_report(config: EvalConfig, source: ProblemSource, agent: Agent, folder: EvalFolder) -> None:
+    """Play what is missing; whatever ends it, the numbers of what there is are written."""
+    console = make_console()
+    for difference in training_differences(config):
+        _log.warning("the checkpoint was trained with another environment: %s", difference)
+    try:
+        _play_missing(config, source, agent, folder, console)
+    finally:
+        found = EvalSummary.of(folder.run, folder.played)
+        readable = markdown(found)
+        write_summary(folder.path, found, readable)
+        misses = {**folder.played.misses, **{ticket: miss for ticket, (_, miss) in folder.played.failed.items()}}
+        write_misses(folder.path / "misses.md", [misses[ticket] for ticket in sorted(misses)])
+        console.print(readable, markup=False)
 
 
 def _play_missing(
-    config: EvalConfig, source: ProblemSource, agent: Agent, env: EnvConfig, run: RunFolder, total: int
-) -> list[Trajectory]:
-    """Play what the file does not hold yet; returns everything in ticket order."""
-    drop_torn_line(run.trajectories)
-    played = list(read_trajectories(run.trajectories)) if run.trajectories.is_file() else []
-    done = {trajectory.ticket for trajectory in played if not trajectory.record.outcome.failed}
-    columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = make_console()
-    if done:
-        console.print(f"{len(done)} of {total} episodes are there already; playing the rest")
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("eval", total=total, completed=len(done))
+    config: EvalConfig, source: ProblemSource, agent: Agent, folder: EvalFolder, console: Console
+) -> None:
+    """Passes over what is missing, until nothing is or every attempt was made."""
+    total = folder.run.num_episodes
+    if folder.played.samples:
+        console.print(f"{len(folder.played.samples):,} of {total:,} episodes are there already; playing the rest")
+    columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[right]}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("eval", total=total, completed=len(folder.played.samples), right="")
+        missing = [ticket for ticket in range(total) if ticket not in folder.played.samples]
+        for attempt in range(config.attempts if missing else 0):
+            # Those that failed a moment ago may well fail again, which says nothing new about the whole.
+            guard = _Guard(config.max_failed_share if attempt == 0 else 1.0)
 
-        def keep(finished: list[Trajectory]) -> None:
-            append_trajectories(run.trajectories, finished)
-            progress.advance(bar, len(finished))
+            def keep(finished: list[Trajectory], guard: _Guard = guard) -> None:
+                folder.keep(finished)
+                num, num_wrong = len(folder.played.samples), len(folder.played.misses)
+                progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
+                guard.check(finished)
 
-        new = play(
-            source,
-            agent,
-            env=env,
-            num_episodes=total,
-            seed=config.seed,
-            group_size=config.samples,
-            num_slots=config.num_slots,
-            sampling=config.sampling,
-            skip=done,
-            on_round=keep,
-        )
-    kept = [trajectory for trajectory in played if not trajectory.record.outcome.failed]
-    return sorted([*kept, *new], key=lambda trajectory: trajectory.ticket)
-
-
-def summary_table(summaries: Sequence[Summary]) -> Table:
-    """Accuracy and tool use with 95 % intervals, overall and by family."""
-    table = Table("", "n", "accuracy [95 %]", "tool-call rate [95 %]", "calls", "tokens", "failed")
-    for row in summaries:
-        table.add_row(
-            row.family or "all",
-            str(row.accuracy.num),
-            str(row.accuracy),
-            str(row.tool_rate),
-            f"{row.num_tool_calls:.2f}",
-            f"{row.num_action_tokens:.1f}",
-            str(row.num_failed),
-        )
-    return table
+            play(
+                source,
+                agent,
+                env=config.env,
+                num_episodes=total,
+                seed=config.seed,
+                group_size=config.samples,
+                num_slots=config.num_slots,
+                sampling=config.sampling,
+                skip=set(range(total)).difference(missing),
+                on_round=keep,
+            )
+            if not (missing := sorted(folder.played.failed)):
+                return
 
 
-def miss_cause(trajectory: Trajectory) -> str:
-    """Where a wrong answer comes from; ``""`` for a right one."""
-    record = trajectory.record
-    if record.correct:
-        return ""
-    if record.outcome.failed:
-        return f"infrastructure: {record.outcome}"
-    statuses = {call.status for call in record.calls}
-    if limits := statuses & {ToolStatus.TIMEOUT, ToolStatus.MEMORY, ToolStatus.KILLED, ToolStatus.OUTPUT_LIMIT}:
-        return "sandbox limit: " + ", ".join(sorted(limits))
-    if any(call.status.invalid for call in record.calls):
-        return "parser: malformed call"
-    if record.outcome is not Outcome.ANSWERED:
-        return f"no answer: {record.outcome}"
-    assert record.verdict is not None
-    if record.verdict.reason in ("timeout", "outage"):
-        return f"verifier: {record.verdict.reason}"
-    if ToolStatus.ERROR in statuses:
-        return "program: raised an error"
-    return "program or answer: wrong value" if record.calls else "answer: wrong value"
+class _Guard:
+    """Stops a pass in which too many episodes fail."""
 
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._finished = self._failed = 0
 
-def _count_misses(played: Sequence[Trajectory]) -> str:
-    counts = Counter(cause for trajectory in played if (cause := miss_cause(trajectory)))
-    return ", ".join(f"{cause} {count}" for cause, count in counts.most_common())
-
-
-def _write_summary(path: Path, summaries: Sequence[Summary]) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps([asdict(row) for row in summaries], indent=1) + "\n", encoding="utf-8")
-
-
-def _write_misses(path: Path, played: Sequence[Trajectory]) -> None:
-    lines = [
-        "# Misses",
-        "",
-        _count_misses(played) or "none",
-        "",
-        "| problem | cause | gold | answer | verdict | statuses |",
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for trajectory in played:
-        if cause := miss_cause(trajectory):
-            record = trajectory.record
-            answer, reason = (record.verdict.answer, record.verdict.reason) if record.verdict else ("", "")
-            statuses = " ".join(call.status for call in record.calls)
-            cells = [record.problem.id, cause, record.problem.answer, answer, reason, statuses]
-            lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
-    with atomic(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    def check(self, finished: list[Trajectory]) -> None:
+        failures = [trajectory for trajectory in finished if trajectory.record.outcome.failed]
+        self._finished, self._failed = self._finished + len(finished), self._failed + len(failures)
+        if failures and self._finished >= _FEW and self._failed > self._most * self._finished:
+            last = failures[-1]
+            why = f"{last.record.outcome}: {last.failure}" if last.failure else str(last.record.outcome)
+            raise InfrastructureError(
+                f"{self._failed} of {self._finished} episodes failed ({why}), more than "
+                f"max_failed_share={self._most:g}; repair it, the same command goes on"
+            )

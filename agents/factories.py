@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -12,7 +13,12 @@ from agents.registry import AgentSetup
 from agents.sglang.wire import PauseMode
 from retool_env.errors import EngineError, UsageError
 
-__all__ = ["embedded", "human", "openai", "oracle", "random", "scripted", "sglang"]
+__all__ = ["BYTES_PER_TOKEN", "embedded", "human", "openai", "oracle", "random", "scripted", "sglang"]
+
+LOCAL_ENDPOINT: Final = "http://localhost:8000/v1"
+NO_KEY: Final = "EMPTY"  # what servers expect that ask for no key
+BYTES_PER_TOKEN: Final = 4
+"""Of English and mathematics, about: for endpoints whose tokenizer is not known."""
 
 
 def embedded(setup: AgentSetup) -> Agent:
@@ -75,19 +81,27 @@ def openai(
     """The model ``agent.model`` at the chat endpoint ``agent.url``; see :class:`~agents.openai_chat.OpenAIAgent`."""
     from agents.openai_chat import OpenAIAgent
 
-    if len(setup.config.urls) != 1 or setup.config.model is None:
-        raise UsageError("agent=openai needs agent.url (one, as https://host/v1) and agent.model")
-    return OpenAIAgent(
-        setup.config.urls[0],
+    urls = setup.config.urls or (LOCAL_ENDPOINT,)
+    if len(urls) != 1:
+        raise UsageError(f"agent.url={list(urls)}: agent=openai asks one endpoint; give one URL, as https://host/v1")
+    agent = OpenAIAgent(
+        urls[0],
         setup.config.model,
         setup.tokenizer,
         setup.dialect,
-        api_key=_key(setup, "OPENAI_API_KEY"),
+        api_key=_key(setup, "OPENAI_API_KEY") or NO_KEY,
         structured=structured,
         extra=extra,
         seconds=seconds,
         max_attempts=max_attempts,
+        ids_per_token=BYTES_PER_TOKEN if setup.env.tokenizer == "bytes" else 1,
     )
+    try:
+        agent.connect()
+    except UsageError:
+        agent.close()
+        raise
+    return agent
 
 
 def oracle(setup: AgentSetup) -> Agent:
@@ -120,7 +134,7 @@ def human(setup: AgentSetup) -> Agent:
     """A person at this terminal."""
     from agents.human import HumanAgent
 
-    return HumanAgent(setup.tokenizer)
+    return HumanAgent(setup.tokenizer, setup.dialect)
 
 
 def _key(setup: AgentSetup, variable: str) -> str | None:

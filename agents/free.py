@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from agents.base import Agent, Generation, Request
+from agents.base import Agent, Generation, Request, timed
 from agents.gate import Gate, Stopped
 from retool_env.errors import EngineError
 from retool_env.sandbox import Cancel
@@ -57,7 +57,7 @@ class FreeRun:
         """
         self._gate.wait(ticket)
         try:
-            generation = self._agent.act(dataclasses.replace(request, cancel=self._cancel))
+            (generation,) = timed(lambda: [self._agent.act(dataclasses.replace(request, cancel=self._cancel))])
         except RuntimeError as error:  # an EngineError, or what torch raises when memory or a device fails
             if self._closed:
                 raise Stopped from error

@@ -96,7 +96,8 @@ class FreeSlots:
             request = dataclasses.replace(self._asker.request(env, observation), cancel=self._stop)
             try:
                 (generation,) = act_many(self._agent, [request])
-            except EngineError:
+            except EngineError as error:
+                self._recorder.explain(env.ticket.index, str(error))
                 generation = Generation.aborted()
             if self._stop.cancelled:
                 return

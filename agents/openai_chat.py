@@ -8,7 +8,7 @@ log-probabilities: such episodes cannot be trained on.
 Tried again are outages and full endpoints (no connection, 408, 409, 429, 5xx), at growing intervals and not before the
 moment that the endpoint names. Every other refusal is told as it is.
 
-Left out: streaming, the endpoint's own count of tokens, and reasoning that it reports beside the text.
+Left out: streaming, and reasoning that it reports beside the text.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from retool_env.dialects import Dialect
 from retool_env.errors import EngineError, UsageError
 from retool_env.sandbox import Cancel
 from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.terminal import shorten
 from retool_env.tokenizer import Tokenizer
 
 __all__ = ["OpenAIAgent"]
@@ -66,8 +67,21 @@ class _Choice(_Wire):
     stop_reason: JsonValue = None
 
 
+class _Usage(_Wire):
+    completion_tokens: int = 0
+
+
 class _Completion(_Wire):
     choices: tuple[_Choice, ...]
+    usage: _Usage | None = None
+
+
+class _Model(_Wire):
+    id: str
+
+
+class _Models(_Wire):
+    data: tuple[_Model, ...]
 
 
 class OpenAIAgent:
@@ -75,7 +89,7 @@ class OpenAIAgent:
 
     Args:
         url: with its version, as ``https://api.openai.com/v1``.
-        model: what the endpoint calls the model.
+        model: what the endpoint calls the model; ``None`` for the only one that it has, which :meth:`connect` finds.
         tokenizer: the episode's.
         dialect: the episode's.
         api_key: sent as bearer token.
@@ -84,6 +98,11 @@ class OpenAIAgent:
         extra: further fields of the request; ``None`` as a value leaves a field out.
         seconds: for one turn with all its attempts.
         max_attempts: of one turn.
+        ids_per_token: how many of the episode's ids a token of the endpoint is taken for, in what it is allowed to
+            write: 1 with the model's own tokenizer, about 4 with bytes.
+
+    Attributes:
+        model_name: what the endpoint calls the model; "" before it was found out.
 
     Raises:
         UsageError: no http or https URL.
@@ -94,7 +113,7 @@ class OpenAIAgent:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None,
         tokenizer: Tokenizer,
         dialect: Dialect,
         *,
@@ -104,17 +123,43 @@ class OpenAIAgent:
         seconds: float = 600.0,
         max_attempts: int = 8,
         max_connections: int = 1024,
+        ids_per_token: int = 1,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise UsageError(f"chat endpoint {url!r}: must look like https://host/v1")
         self.url = url.rstrip("/").removesuffix("/chat/completions")
-        self._model, self._tokenizer, self._dialect = model, tokenizer, dialect
+        self._tokenizer, self._dialect, self._ids_per_token = tokenizer, dialect, ids_per_token
         self._structured, self._extra = structured, dict(extra or {})
         self._seconds, self._max_attempts = seconds, max_attempts
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
         self._courier = Courier(
             self.url, headers=headers, max_connections=max_connections, connect_seconds=_CONNECT_SECONDS
         )
+        self.model_name = model or ""
+
+    def connect(self) -> None:
+        """Find out whether anything is there, and which model it has, where that was not said.
+
+        Raises:
+            UsageError: nothing answers, or it has no model, or several, and none was named.
+        """
+        try:
+            answer = self._courier.send("GET", "/models", seconds=_CONNECT_SECONDS)
+        except (httpx.RequestError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            raise UsageError(
+                f"agent.url={self.url!r}: nothing answers there ({why}); is the server running?"
+            ) from error
+        if self.model_name:
+            return
+        try:
+            names = [model.id for model in _Models.model_validate_json(answer.content).data]
+        except ValueError:
+            names = []
+        if len(names) != 1:
+            found = shorten(", ".join(names), 200) or f"none are named there (status {answer.status_code})"
+            raise UsageError(f"agent.model is not set, and {self.url} has no single model: {found}")
+        self.model_name = names[0]
 
     def act(self, request: Request) -> Generation:
         """One turn; see :class:`~agents.base.Agent`.
@@ -130,12 +175,14 @@ class OpenAIAgent:
         if cancel.cancelled:
             return Generation.aborted()
         try:
-            choice = self._ask(self._body(request), cancel)
+            completion = self._ask(self._body(request), cancel)
         except DroppedError:
             if cancel.cancelled:
                 return Generation.aborted()
             raise EngineError(f"{self.url}: the client was closed") from None
-        return write_turn(self._text(choice), request, self._tokenizer, ended=choice.finish_reason != "length")
+        choice, counted = completion.choices[0], completion.usage.completion_tokens if completion.usage else 0
+        ended = choice.finish_reason != "length"
+        return write_turn(self._text(choice), request, self._tokenizer, ended=ended, num_counted=counted)
 
     def close(self) -> None:
         """Drop every request and connection; idempotent."""
@@ -143,9 +190,9 @@ class OpenAIAgent:
 
     def _body(self, request: Request) -> bytes:
         body: dict[str, JsonValue] = {
-            "model": self._model,
+            "model": self.model_name,
             "messages": chat_messages(request.messages, self._dialect, structured=self._structured),
-            "max_tokens": request.budget,
+            "max_tokens": max(1, request.budget // self._ids_per_token),
             "temperature": request.sampling.temperature,
             "top_p": request.sampling.top_p,
             "top_k": request.sampling.top_k or None,  # no word of OpenAI's, but of every open server
@@ -166,15 +213,15 @@ class OpenAIAgent:
         matched = choice.matched_stop if choice.matched_stop is not None else choice.stop_reason
         return with_stop(text, matched, self._dialect)
 
-    def _ask(self, body: bytes, cancel: Cancel) -> _Choice:
-        """The first choice, after as many attempts as it takes."""
+    def _ask(self, body: bytes, cancel: Cancel) -> _Completion:
+        """The answer, with a choice in it, after as many attempts as it takes."""
         deadline = time.monotonic() + self._seconds
         bell = threading.Event()
         cancel.add(bell.set)
         try:
             for attempt in range(1, self._max_attempts + 1):
                 found = self._try(body, deadline, cancel)
-                if isinstance(found, _Choice):
+                if isinstance(found, _Completion):
                     return found
                 trouble, named = found
                 pause = max(named, random.uniform(0.5, 1.0) * min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
@@ -186,7 +233,7 @@ class OpenAIAgent:
         finally:
             cancel.remove(bell.set)
 
-    def _try(self, body: bytes, deadline: float, cancel: Cancel) -> _Choice | tuple[str, float]:
+    def _try(self, body: bytes, deadline: float, cancel: Cancel) -> _Completion | tuple[str, float]:
         """The answer, or what went wrong and how long the endpoint asks to wait."""
         left = max(deadline - time.monotonic(), 0.001)
         try:
@@ -201,9 +248,12 @@ class OpenAIAgent:
             fix = "set agent.api_key" if answer.status_code in (401, 403) else "see agent.url, agent.model and options"
             raise UsageError(f"{self.url} refused with status {answer.status_code}: {_told(answer)}; {fix}")
         try:
-            return _Completion.model_validate_json(answer.content).choices[0]
-        except (ValueError, IndexError) as error:
+            completion = _Completion.model_validate_json(answer.content)
+        except ValueError as error:
             raise EngineError(f"{self.url} answered what is no chat completion: {answer.text[:200]!r}") from error
+        if not completion.choices:
+            raise EngineError(f"{self.url} answered a completion without a choice: {answer.text[:200]!r}")
+        return completion
 
 
 def _told(answer: httpx.Response) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from agents.base import Generation
 from retool_env.episode import Episode
 from retool_env.feeder import Ticket
+from retool_env.outcome import ToolStatus
 from retool_env.record import EpisodeRecord
 from retool_env.trajectory import Trajectory
 from retool_env.transcript import Transcript
@@ -35,6 +36,7 @@ class Recorder:
     def __init__(self, on_trajectory: Callable[[Trajectory], None] | None = None) -> None:
         self._on_trajectory = on_trajectory
         self._turns: dict[int, list[Generation]] = defaultdict(list)
+        self._failures: dict[int, str] = {}
         self._finished: dict[int, Trajectory] = {}
         self._lock = threading.Lock()
 
@@ -43,16 +45,26 @@ class Recorder:
         with self._lock:
             self._turns[ticket].append(generation)
 
+    def explain(self, ticket: int, why: str) -> None:
+        """What the engine said when it failed in this episode, which its outcome does not tell."""
+        with self._lock:
+            self._failures[ticket] = why
+
     def finish(self, ticket: Ticket, episode: Episode, record: EpisodeRecord) -> None:
         """The episode ended; join what the environment and the policy know of it."""
         with self._lock:
             turns = self._turns.pop(ticket.index, [])
+            why = self._failures.pop(ticket.index, "")
+        written = [turn for turn in turns if len(turn.token_ids)]
         trajectory = Trajectory(
             ticket=ticket.index,
             group=ticket.group,
             sample=ticket.sample,
             record=record,
-            transcript=_join(episode, [turn for turn in turns if len(turn.token_ids)]),
+            transcript=_join(episode, written),
+            num_counted=sum(turn.num_counted for turn in written) if all(t.num_counted for t in written) else 0,
+            failure=(why or _outage(record)) if record.outcome.failed else "",
+            generate_seconds=sum(turn.seconds for turn in turns),
         )
         if self._on_trajectory is not None:
             self._on_trajectory(trajectory)
@@ -65,6 +77,11 @@ class Recorder:
         with self._lock:
             finished, self._finished = self._finished, {}
         return [finished[ticket] for ticket in sorted(finished)]
+
+
+def _outage(record: EpisodeRecord) -> str:
+    """What the tool said that failed, if it was one."""
+    return next((call.text for call in record.calls if call.status is ToolStatus.OUTAGE), "")
 
 
 def _join(episode: Episode, turns: list[Generation]) -> Transcript:

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agents.console import make_console
+from agents.run_folder import stored_config
 from retool_env.config import EnvConfig, check_config
 from retool_env.dialects import make_dialect
 from retool_env.envs.toolbox import tool_specs
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         description="play a stored run again without sampling or executing anything, and compare the token ids",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder with config.yaml and trajectories.jsonl")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of an evaluation or a training")
     parser.add_argument("--tokenizer", metavar="DIR", help="default: the one that the run's configuration names")
     try:
         options = parser.parse_args(list(arguments))
@@ -61,7 +60,7 @@ def replay_run(run: Path, *, tokenizer: str | None = None) -> tuple[int, list[Di
     Raises:
         UsageError: the folder is no run, or its tokenizer is not where it was.
     """
-    config = _read_config(run / "config.yaml")
+    config = _read_config(run)
     env = check_config(EnvConfig, config["env"], where="env")
     loaded = load_tokenizer(tokenizer or _tokenizer_of(config, env))
     dialect, tools = make_dialect(env.dialect, instructions=env.instructions), tool_specs(env)
@@ -73,12 +72,12 @@ def replay_run(run: Path, *, tokenizer: str | None = None) -> tuple[int, list[Di
     return total, differences
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise UsageError(f"{path.parent} is no run folder: it has no config.yaml")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "env" not in config:
-        raise UsageError(f"{path} has no section 'env'; give the folder of an evaluation or a training")
+def _read_config(run: Path) -> Mapping[str, Any]:
+    config = stored_config(run)
+    if config is None:
+        raise UsageError(f"{run} is no run folder: it has neither run.json nor config.yaml")
+    if "env" not in config:
+        raise UsageError(f"{run}: its configuration has no section 'env'; give an evaluation or a training")
     return config
 
 

@@ -90,7 +90,9 @@ class Slots:
         requests = [self._asker.request(env, seen) for env, seen in asked if seen is not None]
         try:
             generations = act_many(self._agent, requests)
-        except EngineError:
+        except EngineError as error:
+            for slot in live:
+                self._recorder.explain(self._ticket_of(slot), str(error))
             generations = [Generation.aborted() for _ in requests]
         for slot, generation in zip(live, generations, strict=True):
             self._recorder.add(self._ticket_of(slot), generation)

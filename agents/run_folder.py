@@ -9,6 +9,7 @@ tensorboard/            the same numbers for TensorBoard (written by trainers)
 checkpoints/NAME/       model and tokenizer in Hugging Face format
 ======================  ==================================================================
 
+An evaluation keeps its configuration in ``run.json`` (:mod:`agents.eval_folder`); :func:`stored_config` reads either.
 Time fields (:func:`is_time`) differ between runs of one seed, everything else does not.
 """
 
@@ -18,6 +19,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -25,9 +27,10 @@ from retool_env.config import Config
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["RunFolder", "is_time", "read_metrics"]
+__all__ = ["RunFolder", "is_time", "read_metrics", "stored_config"]
 
 Value = float | int | str | None
+NOT_STORED = {"resume", "cluster", "dry_run", "logger"}
 
 
 class RunFolder:
@@ -50,17 +53,21 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
-        values = config.model_dump(mode="json", exclude={"resume", "cluster", "dry_run", "logger"})
+        if (self.path / "run.json").is_file():
+            raise UsageError(f"out={str(path)!r} holds an evaluation; give another out=...")
+        values, usual = (one.model_dump(mode="json", exclude=NOT_STORED) for one in (config, type(config)()))
         stored = self.path / "config.yaml"
         if stored.is_file():
             if not resume:
                 raise UsageError(f"out={str(path)!r} holds a run already; give another out=..., or delete the folder")
             # Where a run lies is not what it is: it may be moved.
-            changed = _changed(yaml.safe_load(stored.read_text(encoding="utf-8")), values)
-            if changed := [name for name in changed if name.rpartition(".")[2] != "out"]:
+            changed = _changed(_over(usual, yaml.safe_load(stored.read_text(encoding="utf-8"))), values)
+            if changed := {name: both for name, both in changed.items() if name.rpartition(".")[2] != "out"}:
+                there, here = (", ".join(f"{n}={_shown(v[k])}" for n, v in changed.items()) for k in range(2))
                 raise UsageError(
-                    f"out={str(path)!r} holds a run with another configuration ({', '.join(changed)} differ); "
-                    "give another out=..., or delete the folder"
+                    f"out={str(path)!r} holds a run with another configuration ({', '.join(changed)} differ): it has "
+                    f"{there}, and this is {here}; go on with what it has (--resume {path}), give another out=..., or "
+                    "delete the folder"
                 )
         with atomic(stored) as temporary:
             temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -95,7 +102,26 @@ class RunFolder:
 
 def is_time(key: str) -> bool:
     """Whether a metric measures time."""
-    return key.startswith(("timing_s/", "perf/"))
+    return key.startswith(("timing_s/", "timing_per_token_ms/", "perf/"))
+
+
+def stored_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration of the training or evaluation in the folder; ``None`` when there is none.
+
+    Raises:
+        UsageError: its file holds something else.
+    """
+    for name, load in (("config.yaml", yaml.safe_load), ("run.json", json.loads)):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            values = load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"{path}: no configuration ({str(error).splitlines()[0]})") from error
+        values = values.get("config") if name == "run.json" and isinstance(values, dict) else values
+        return values if isinstance(values, dict) else {}
+    return None
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:
@@ -104,9 +130,24 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _changed(old: object, new: object, prefix: str = "") -> list[str]:
-    """Dotted names of what differs."""
+def _changed(old: object, new: object, prefix: str = "") -> dict[str, tuple[object, object]]:
+    """What differs, by dotted name."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [name for key in keys for name in _changed(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))]
-    return [] if old == new else [prefix]
+        found: dict[str, tuple[object, object]] = {}
+        for key in [*old, *(key for key in new if key not in old)]:
+            found |= _changed(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))
+        return found
+    return {} if old == new else {prefix: (old, new)}
+
+
+def _over(usual: object, stored: object) -> object:
+    """What was stored, with its usual value for a key that there was not when it was."""
+    if not (isinstance(usual, dict) and isinstance(stored, dict)):
+        return stored
+    return {**usual, **{key: _over(usual.get(key), value) for key, value in stored.items()}}
+
+
+def _shown(value: object) -> str:
+    """As it would be written on the command line."""
+    text = json.dumps(value)
+    return text if not isinstance(value, str) else value

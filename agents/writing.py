@@ -8,7 +8,9 @@ from retool_env.tokenizer import Tokenizer
 __all__ = ["write_turn"]
 
 
-def write_turn(text: str, request: Request, tokenizer: Tokenizer, *, ended: bool = True) -> Generation:
+def write_turn(
+    text: str, request: Request, tokenizer: Tokenizer, *, ended: bool = True, num_counted: int = 0
+) -> Generation:
     """``text`` as the turn that ``request`` asks for; no log-probabilities.
 
     It is cut behind the first stop string, as an engine would have stopped there; without one, an ``ended`` turn gets
@@ -19,4 +21,4 @@ def write_turn(text: str, request: Request, tokenizer: Tokenizer, *, ended: bool
     if not ids or (ended and not stops):
         ids.append(tokenizer.eos_id)
     cut = len(ids) > request.budget or not (ended or stops)
-    return Generation.written(ids[: request.budget], "length" if cut else "stop")
+    return Generation.written(ids[: request.budget], "length" if cut else "stop", num_counted=num_counted)

@@ -70,14 +70,14 @@ class ActorCritic(Trained):
     def scorer(self) -> Scorer:
         return self.loss.scorer
 
-    def set_progress(self, step: int, config: TrainConfig) -> float:
-        """Set the learning rates of a training step; returns the policy's."""
+    def set_progress(self, step: int, config: TrainConfig) -> dict[str, float]:
+        """Set the learning rates of a training step; returns them by the name of the optimizer."""
         factor = lr_factor(config.optim, step, progress=step / config.algo.steps)
+        bases = {"actor": config.optim.lr, "critic": config.algo.critic.lr or config.optim.lr}
         for name, optimizer in self.optimizers.items():
-            base = config.optim.lr if name == "actor" else config.algo.critic.lr or config.optim.lr
             for group in optimizer.param_groups:
-                group["lr"] = base * factor
-        return config.optim.lr * factor
+                group["lr"] = bases[name] * factor
+        return {name: bases[name] * factor for name in self.optimizers}
 
 
 def make_actor_critic(config: TrainConfig, world: World) -> ActorCritic:

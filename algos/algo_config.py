@@ -192,6 +192,8 @@ class AlgoConfig(Config):
         critic: of ``gae`` and ``vapo``.
         layout: of micro-batches: ``sorted``, ``packed`` or ``shared``.
         micro_batch_tokens: tokens of one forward pass, padding included.
+        score_tokens: tokens of one forward pass without a backward pass, which needs less memory: values, and
+            log-probabilities before the first update; ``null`` for the same.
         head_rows: tokens of one tile of the LM head.
         head_columns: vocabulary entries of one tile.
         max_failed_share: of a step's episodes; when sandbox, engine or verifier fail more often, the run stops.
@@ -219,6 +221,7 @@ class AlgoConfig(Config):
     critic: CriticConfig = CriticConfig()
     layout: Layout = "sorted"
     micro_batch_tokens: PositiveInt = 4096
+    score_tokens: PositiveInt | None = None
     head_rows: PositiveInt = 256
     head_columns: PositiveInt = 4096
     max_failed_share: float = Field(default=0.3, ge=0, le=1)

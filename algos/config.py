@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from agents.base import Sampling
 from agents.config import AgentConfig
 from algos.algo_config import AlgoConfig
 from algos.logger_config import LoggerConfig
@@ -103,12 +104,16 @@ class PeriodicEvalConfig(Config):
     Attributes:
         every: steps between two evaluations, from step 0 on; 0 for none on the way. The end is always evaluated.
         problems: what is asked.
+        samples: per problem.
+        sampling: how.
         num_slots: episodes in flight.
         greedy: at the end, also evaluate with temperature 0.
     """
 
     every: NonNegativeInt = 10
     problems: ProblemsConfig = ProblemsConfig(split="heldout", size=500)
+    samples: PositiveInt = 1
+    sampling: Sampling = Sampling()
     num_slots: PositiveInt = 250
     greedy: bool = True
 
@@ -145,7 +150,8 @@ class SftConfig(Config):
 
     Attributes:
         out: run folder.
-        resume: go on from the last checkpoint in ``out``; a finished one is only evaluated.
+        resume: go on from the last checkpoint in ``out``; a finished one is only evaluated. A run folder in place of
+            ``true`` (``--resume RUN``) goes on with that run as it was configured.
         save_every: optimizer steps between checkpoints; the last step is always saved. 0 for only that one.
         keep_last: checkpoints on the way that stay; ``null`` for all.
         async_save: write checkpoints while training goes on, from a copy in memory.
@@ -156,7 +162,10 @@ class SftConfig(Config):
         model: what is trained.
         traces: what it is trained on.
         batch_tokens: tokens of one optimizer step, padding included.
-        micro_batch_tokens: tokens of one forward pass; ``null`` for all of a step.
+        batch_traces: traces of one optimizer step instead, in their order, however long they are; ``null`` to count
+            tokens.
+        micro_batch_tokens: tokens of one forward pass; ``null`` for all of a step, or with ``batch_traces`` for the
+            longest trace.
         layout: of micro-batches: ``sorted`` or ``packed``.
         head_rows: tokens of one tile of the LM head.
         head_columns: vocabulary entries of one tile.
@@ -180,6 +189,7 @@ class SftConfig(Config):
     model: ModelConfig = ModelConfig()
     traces: TracesConfig = TracesConfig()
     batch_tokens: PositiveInt = 1024
+    batch_traces: PositiveInt | None = None
     micro_batch_tokens: PositiveInt | None = None
     layout: Literal["sorted", "packed"] = "sorted"
     head_rows: PositiveInt = 256
@@ -191,6 +201,12 @@ class SftConfig(Config):
     logger: LoggerConfig = LoggerConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def pass_tokens(self) -> int:
+        """Of one forward pass, at most."""
+        whole = self.batch_tokens if self.batch_traces is None else self.env.max_context_tokens
+        return self.micro_batch_tokens or whole
+
 
 class TrainConfig(Config):
     """``retool train``.
@@ -200,7 +216,8 @@ class TrainConfig(Config):
         seed: of problems, sampling and sandbox.
         threads: of torch; ``null`` for all cores.
         deterministic: same seed, same bits.
-        resume: go on from the last checkpoint in ``out``.
+        resume: go on from the last checkpoint in ``out``. A run folder in place of ``true`` (``--resume RUN``) goes on
+            with that run as it was configured.
         dry_run: check configuration, data and shards without weights, and write nothing; see :mod:`algos.dry_run`.
         save_every: steps between checkpoints; the last step is always saved. 0 for only that one.
         keep_last: checkpoints on the way that stay; ``null`` for all.

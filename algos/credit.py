@@ -16,6 +16,7 @@ from algos.advantages import Episodes
 from algos.advantages.episodes import Credit
 from algos.algo_config import AlgoConfig
 from algos.batch import Sample
+from algos.batch.sample import Floats
 from algos.filters import trains
 from algos.metrics import Metrics
 from retool_env.trajectory import Trajectory
@@ -50,6 +51,7 @@ def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> 
         samples=[_sample(t, algo.mask_tool_tokens) for t in trajectories],
         metrics={
             "groups/zero_spread": float(sum(spread == 0 for spread in spreads)),
+            "groups/zero_spread_share": float(np.mean([spread == 0 for spread in spreads])) if spreads else 0.0,
             "groups/dropped": float(len(members) - len(kept)),
             "groups/excluded_samples": float(sum(map(len, groups)) - sum(map(len, members))),
         },
@@ -66,14 +68,17 @@ def credit(scored: Scored, algo: AlgoConfig) -> tuple[list[Sample], Metrics]:
     samples = scored.samples
     if not samples:
         return [], {}
-    given = algo.advantage.make()(_episodes(scored, algo))
+    episodes = _episodes(scored, algo)
+    given = algo.advantage.make()(episodes)
     filtered = [
         not trains(t.record, mask_overlong=algo.mask_overlong, mask_void=algo.mask_void) for t in scored.trajectories
     ]
     used = given.used & ~np.array(filtered, dtype=np.bool_)
     rows = [_with(samples[k], given, k) for k in np.flatnonzero(used).tolist()]
     metrics = {"groups/filtered_samples": float(sum(filtered)), "groups/unused_samples": float((~given.used).sum())}
-    return rows, metrics | _spread("critic/advantages", rows, "advantage") | _spread("critic/returns", rows, "returns")
+    for name, attribute in (("advantages", "advantage"), ("returns", "returns"), ("values", "values")):
+        metrics |= _spread(f"critic/{name}", rows, attribute)
+    return rows, metrics | _ends("critic/rewards", episodes.total_rewards) | _parts(episodes, algo)
 
 
 def _sample(trajectory: Trajectory, mask_tool_tokens: bool) -> Sample:
@@ -126,8 +131,17 @@ def _spread(prefix: str, rows: Sequence[Sample], name: str) -> Metrics:
     """Mean, maximum and minimum over the trained tokens."""
     if not rows or getattr(rows[0], name) is None:
         return {}
-    values = np.concatenate([np.broadcast_to(getattr(s, name), s.trained.shape)[s.trained] for s in rows])
-    return {
-        f"{prefix}/{name}": float(value)
-        for name, value in zip(("mean", "max", "min"), (values.mean(), values.max(), values.min()), strict=True)
-    }
+    return _ends(prefix, np.concatenate([np.broadcast_to(getattr(s, name), s.trained.shape)[s.trained] for s in rows]))
+
+
+def _ends(prefix: str, values: Floats) -> Metrics:
+    ends = {"mean": values.mean(), "max": values.max(), "min": values.min()}
+    return {f"{prefix}/{end}": float(value) for end, value in ends.items()}
+
+
+def _parts(episodes: Episodes, algo: AlgoConfig) -> Metrics:
+    """What gdpo standardises, under verl's names."""
+    if algo.advantage.name != "gdpo":
+        return {}
+    ends = [_ends(f"gdpo/{part}", values) for part, values in episodes.parts.items()]
+    return {name: value for part in ends for name, value in part.items()}

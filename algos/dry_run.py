@@ -111,7 +111,10 @@ def _check_layout(config: TrainConfig | SftConfig) -> None:
         model = AutoModelForCausalLM.from_config(load_config(config.model.path))
     if config.model.attention is not None:
         model.config._attn_implementation = config.model.attention
-    most = settings.micro_batch_tokens or (config.batch_tokens if isinstance(config, SftConfig) else 0)
+    if isinstance(config, SftConfig):
+        most = config.pass_tokens
+    else:
+        most = max(config.algo.micro_batch_tokens, config.algo.score_tokens or 0)
     check_layout(model, layout=settings.layout, max_tokens=most)
 
 

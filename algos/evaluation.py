@@ -33,7 +33,7 @@ def evaluate(
     step: int,
     final: bool = False,
 ) -> Metrics:
-    """Play the held-out problems once at temperature 1; at the end also greedily, and keep the episodes.
+    """Play the held-out problems as configured; at the end also greedily, and keep the episodes.
 
     The random streams are the same at every step and for every seed of a run, so stages and seeds are compared on the
     same draws.
@@ -41,19 +41,20 @@ def evaluate(
     Returns:
         The metrics of the sampled pass.
     """
-    modes = {"sampled": Sampling(temperature=1.0)}
+    modes = {"sampled": (config.sampling, config.samples)}
     if final and config.greedy:
-        modes["greedy"] = Sampling(temperature=0.0)
+        modes["greedy"] = (Sampling(temperature=0.0), 1)
     source = open_source(**config.problems.model_dump())
     assert source.size is not None, "the configuration sees to it that an evaluation ends"
     every: dict[str, Metrics] = {}
-    for mode, sampling in modes.items():
+    for mode, (sampling, samples) in modes.items():
         start = time.perf_counter()
         trajectories = play(
             source,
             agent,
             env=env,
-            num_episodes=source.size,
+            num_episodes=source.size * samples,
+            group_size=samples,
             num_slots=config.num_slots,
             sampling=sampling,
             first_session=FIRST_SESSION,

@@ -38,8 +38,7 @@ def check_layout(model: nn.Module, *, layout: Layout, max_tokens: int) -> None:
     if layout == "packed" and attention in MASKED_KERNELS and max_tokens > MOST_MASKED:
         raise UsageError(
             f"layout=packed with {attention!r} attention builds a mask of {max_tokens} x {max_tokens}; use "
-            "layout=sorted, another attention (flash_attention_2, flex_attention), or at most "
-            f"{MOST_MASKED} tokens per micro-batch"
+            f"layout=sorted, model.attention=varlen, or at most {MOST_MASKED} tokens per micro-batch"
         )
     if layout == "shared" and is_recomputed(model):
         raise UsageError("layout=shared needs the KV cache that gradient checkpointing switches off; drop one of them")

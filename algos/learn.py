@@ -78,11 +78,10 @@ class Learner:
         """
         stop_if_broken(trajectories, self.config.algo.max_failed_share)
         timing = timing or Timing()
-        lr = self.parts.set_progress(step, self.config)
-        with timing.stage("adv"):
-            samples, metrics = self.samples(trajectories, step=step, timing=timing)
+        rates = self.parts.set_progress(step, self.config)
+        samples, metrics = self.samples(trajectories, step=step, timing=timing)
         metrics |= {
-            "actor/lr": lr,
+            **{f"{name}/lr": rate for name, rate in rates.items()},
             "num_samples": float(len(samples)),
             "num_tokens/trained": float(sum(sample.num_trained for sample in samples)),
         }
@@ -107,7 +106,8 @@ class Learner:
         ready = self._score(scored.samples, before, timing)  # type: ignore[arg-type]
         if restricted:
             ready = [_as_sampled(sample) for sample in ready]
-        rows, more = credit(replace(scored, samples=ready), algo)
+        with timing.stage("adv"):
+            rows, more = credit(replace(scored, samples=ready), algo)
         behind = [
             *(["reference_logprobs"] if algo.kl.penalty() else []),
             *(["proximal_logprobs"] if algo.needs_proximal else []),
@@ -128,11 +128,12 @@ class Learner:
             "proximal_logprobs": self.parts.scorer,
         }
         algo, out = self.config.algo, list(samples)
+        most = algo.score_tokens or algo.micro_batch_tokens
         for kind in kinds if out else ():
             module = modules[kind]
             assert module is not None, f"{kind} has a module"
             with timing.stage(STAGES[kind]):
-                rows = per_token(module, out, max_tokens=algo.micro_batch_tokens, layout=algo.layout, world=self.world)
+                rows = per_token(module, out, max_tokens=most, layout=algo.layout, world=self.world)
             out = [_with_array(sample, kind, row) for sample, row in zip(out, rows, strict=True)]
         return out
 

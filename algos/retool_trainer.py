@@ -4,7 +4,8 @@
 in ``args.output_dir``, and leaves what that leaves. Model, tokenizer and problems are written there first, because a
 run must be able to go on without the process that began it.
 
-Of ``args`` it reads the fields below; a field that is set and would be ignored is refused::
+Of ``args`` it reads the fields below. Fields that only say how something is shown, loaded or started are passed over;
+any other field that is set is refused, because it would be ignored::
 
     output_dir, seed                              the run folder, the seed
     per_device_train_batch_size,                  their product is the number of samples per step; with
@@ -12,8 +13,9 @@ Of ``args`` it reads the fields below; a field that is set and would be ignored 
     num_train_epochs or max_steps                 how long
     learning_rate, lr_scheduler_type, warmup_steps, warmup_ratio, weight_decay, adam_beta1, adam_beta2, max_grad_norm
     bf16, fp16, gradient_checkpointing            how
-    eval_strategy="steps", eval_steps             needs eval_dataset
-    save_steps, save_total_limit, load_best_model_at_end
+    eval_strategy="steps", eval_steps             needs eval_dataset; the start is always evaluated too
+    save_strategy, save_steps, save_total_limit
+    load_best_model_at_end                        by accuracy on eval_dataset
 
 What it does not do: callbacks, collators, metrics functions and ``push_to_hub``. Several GPUs are ``torchrun`` as with
 ``retool train``; ``fsdp`` and ``deepspeed`` are refused, because the model is sharded here anyway.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -46,7 +49,30 @@ SCHEDULES = {
     "linear": "linear",
     "cosine": "cosine",
 }
-REFUSED = ("fsdp", "deepspeed", "push_to_hub", "label_smoothing_factor", "neftune_noise_alpha", "torch_compile")
+READ = {
+    *("output_dir", "seed", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs"),
+    *("max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "max_grad_norm", "bf16", "fp16", "gradient_checkpointing", "eval_strategy"),
+    *("eval_steps", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end"),
+    *("metric_for_best_model", "greater_is_better"),  # checked in _check
+}
+PASSED_OVER = {
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_dir", "logging_nan_inf_filter", "log_level"),
+    *(
+        "log_level_replica",
+        "log_on_each_node",
+        "include_num_input_tokens_seen",
+        "disable_tqdm",
+        "report_to",
+        "run_name",
+    ),
+    *("project", "per_device_eval_batch_size", "eval_on_start", "eval_accumulation_steps", "prediction_loss_only"),
+    *("do_train", "do_eval", "do_predict", "dataloader_num_workers", "dataloader_pin_memory", "remove_unused_columns"),
+    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "use_cpu", "local_rank", "use_cache", "optim"),
+    *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_timeout"),
+    *("skip_memory_metrics", "accelerator_config", "torch_empty_cache_steps", "gradient_checkpointing_kwargs"),
+    *("average_tokens_across_devices", "full_determinism", "ignore_data_skip"),
+}
 INPUTS = "inputs"
 Row = Mapping[str, Any]
 
@@ -122,7 +148,8 @@ class ReToolTrainer:
         return compose("train", TrainConfig, settings)
 
     def train(self, resume_from_checkpoint: bool = False) -> Path:
-        """Run it; returns the folder of the last checkpoint, whose weights ``model`` then has.
+        """Run it; returns the folder of the checkpoint whose weights ``model`` then has: the last one, or with
+        ``load_best_model_at_end`` the best.
 
         Args:
             resume_from_checkpoint: go on with the run in ``args.output_dir``.
@@ -137,6 +164,8 @@ class ReToolTrainer:
         if not resume_from_checkpoint:
             self._write_inputs()
         final = train(config)
+        if self.args.load_best_model_at_end and (final.parent / "best").is_dir():
+            final = final.parent / "best"
         if isinstance(self.model, PreTrainedModel):
             weights = {k: v for path in sorted(final.glob("*.safetensors")) for k, v in load_file(path).items()}
             with torch.no_grad():
@@ -179,9 +208,11 @@ def _name(choice: Enum | str) -> str:
 def _check(args: TrainingArguments, *, has_eval: bool) -> None:
     """Refuse what would be ignored."""
     default = TrainingArguments(output_dir=args.output_dir)
-    for name in REFUSED:
-        if getattr(args, name, None) != getattr(default, name, None):
+    for name in sorted({field.name for field in fields(default)} - READ - PASSED_OVER):
+        if getattr(args, name) != getattr(default, name):
             raise UsageError(f"args.{name}={getattr(args, name)!r} is not supported by ReToolTrainer; leave it out")
+    if not _name(args.optim).startswith("adamw_torch"):
+        raise UsageError(f"args.optim={_name(args.optim)!r} is not supported by ReToolTrainer: it is AdamW always")
     if _name(args.lr_scheduler_type) not in SCHEDULES:
         name = _name(args.lr_scheduler_type)
         raise UsageError(f"args.lr_scheduler_type={name!r} is not supported{did_you_mean(name, SCHEDULES)}")
@@ -189,6 +220,9 @@ def _check(args: TrainingArguments, *, has_eval: bool) -> None:
         raise UsageError(f"args.eval_strategy={_name(args.eval_strategy)!r} needs eval_dataset")
     if _name(args.eval_strategy) == "epoch" or _name(args.save_strategy) == "epoch":
         raise UsageError("eval_strategy and save_strategy count steps here; set them to 'steps' or 'no'")
+    metric = args.metric_for_best_model
+    if metric not in (None, "loss", "accuracy", "eval/accuracy"):  # transformers fills in "loss" by itself
+        raise UsageError(f"args.metric_for_best_model={metric!r}: the best model is that of the highest accuracy here")
 
 
 def _prompts_per_step(args: TrainingArguments, num_generations: int) -> int:
@@ -225,6 +259,6 @@ def _settings(args: TrainingArguments) -> list[str]:
         f"model.gradient_checkpointing={str(args.gradient_checkpointing).lower()}",
         f"save_every={int(args.save_steps) if saves else 0}",
         f"keep_last={args.save_total_limit or 'null'}",
-        f"keep_best={str(args.load_best_model_at_end).lower()}",
+        f"keep_best={str(args.load_best_model_at_end or _name(args.save_strategy) == 'best').lower()}",
         f"eval.every={int(args.eval_steps or args.logging_steps) if _name(args.eval_strategy) == 'steps' else 0}",
     ]

@@ -10,11 +10,9 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder, read_metrics
@@ -30,6 +28,7 @@ from algos.logger import RunLogger, open_run
 from algos.losses import SftLoss
 from algos.metrics import Metrics
 from algos.players import Player, embedded_player
+from algos.policy.adapters import drop_out
 from algos.policy.model import build_policy, clip_gradients, trainable
 from algos.policy.world import World
 from algos.schedule import lr_factor
@@ -123,9 +122,8 @@ def _texts(config: SftConfig, dialect: Dialect) -> Iterator[str]:
 def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, stack: contextlib.ExitStack) -> None:
     env = config.env.model_copy(update={"tokenizer": start})
     model = build_policy(start, config.model, world)
-    check_layout(model, layout=config.layout, max_tokens=config.micro_batch_tokens or config.batch_tokens)
-    if world.num_sequence_ranks == 1:
-        check_scorer(model, layout=config.layout, precise=config.model.compute_dtype == "float32")
+    check_layout(model, layout=config.layout, max_tokens=config.pass_tokens)
+    check_scorer(model, layout=config.layout, precise=config.model.compute_dtype == "float32")
     loss = SftLoss(Scorer(model, chunk=config.head_rows, vocab_chunk=config.head_columns))
     trained = Trained(model=model, optimizer=make_optimizer(trainable(model), config.optim))
     checkpoints = Checkpoints(
@@ -159,27 +157,29 @@ def _train(config: SftConfig, start: str, run: RunFolder | None, world: World, s
 def _loop(job: _Job, *, first_step: int) -> int:
     """All steps from ``first_step`` on; returns how many there are."""
     config, model = job.config, job.trained.model
-    steps = sft_steps(job.samples, max_tokens=config.batch_tokens, window=config.window, seed=config.seed)
-    begun, seen, losses, step = time.perf_counter(), 0, list[float](), first_step
+    steps = sft_steps(
+        job.samples, max_tokens=config.batch_tokens, num=config.batch_traces, window=config.window, seed=config.seed
+    )
+    begun, seen, updates, step = time.perf_counter(), 0, list[Metrics](), first_step
     for number, samples in enumerate(steps):
         progress = seen / job.total
         seen += len(samples)
         if number < first_step:
             continue
         step, lr = number + 1, config.optim.lr * lr_factor(config.optim, number, progress=progress)
-        losses.append(sft_update(job.loss, job.trained, samples, config, job.world, lr=lr))
+        updates.append(sft_update(job.loss, job.trained, samples, config, job.world, lr=lr))
         if job.logger is not None:
-            job.logger.advance(seen, f"loss {losses[-1]:.3f}")
+            job.logger.advance(seen, f"loss {updates[-1]['loss']:.3f}")
         if step % LOG_EVERY == 0 or seen == job.total:
-            row = {"loss": math.fsum(losses) / len(losses), "lr": lr, "traces": float(seen)}
+            row = _over_updates(updates) | {"lr": lr, "traces": float(seen)}
             _log(job, step, row | {"timing_s/elapsed": time.perf_counter() - begun})
-            losses = []
+            updates = []
         if config.eval.every and step % config.eval.every == 0:
             job.player.sync.publish(step)
             _evaluate(job, step)
         if config.save_every and step % config.save_every == 0 and seen < job.total:
             job.checkpoints.save(f"step-{step:06d}", Position(step=step))
-            losses = []  # a run that goes on from here does not have them
+            updates = []  # a run that goes on from here does not have them
     model.eval()
     job.player.sync.publish(step)
     job.checkpoints.save("final", Position(step=step))
@@ -189,20 +189,23 @@ def _loop(job: _Job, *, first_step: int) -> int:
 
 def sft_update(
     loss: SftLoss, trained: Trained, samples: list[Sample], config: SftConfig, world: World, *, lr: float
-) -> float:
-    """One optimizer step on these samples, over all ranks; returns the mean negative log-likelihood per trained
-    token. Where that or the gradient is not a finite number, nothing is changed.
+) -> Metrics:
+    """One optimizer step on these samples, over all ranks. Where loss or gradient is not a finite number, nothing is
+    changed.
 
-    Adapters' dropout is on here, as everywhere in supervised training.
+    Adapters' dropout is on here, as it is nowhere in reinforcement learning.
+
+    Returns:
+        ``loss``, the mean negative log-likelihood per trained token; ``grad_norm``; ``num_skipped_updates``, 0 or 1.
     """
-    trained.model.train()
+    drop_out(trained.model)
     trained.optimizer.zero_grad()
     total = 0.0
     for batch in rank_batches(
         weighted(samples, num_ranks=world.size),
         rank=world.data_rank,
         num_ranks=world.num_data_ranks,
-        max_tokens=config.micro_batch_tokens or config.batch_tokens,
+        max_tokens=config.pass_tokens,
         layout=config.layout,
     ):
         out = loss(batch.to(world.device))
@@ -212,14 +215,28 @@ def sft_update(
         group["lr"] = lr
     mean = world.sum(total) / world.size
     norm = clip_gradients(trainable(trained.model), config.optim.max_grad_norm)
-    if torch.tensor([mean, norm]).isfinite().all():
+    finite = math.isfinite(mean) and math.isfinite(norm)
+    if finite:
         trained.optimizer.step()
-    return mean
+    return {"loss": mean, "grad_norm": norm, "num_skipped_updates": float(not finite)}
+
+
+def _over_updates(updates: Sequence[Metrics]) -> Metrics:
+    """Means over the updates that were made, and how many were not."""
+    made = [row for row in updates if not row["num_skipped_updates"]]
+    means = {name: math.fsum(row[name] for row in made) / len(made) for name in ("loss", "grad_norm") if made}
+    return means | {"num_skipped_updates": float(len(updates) - len(made))}
 
 
 def _log(job: _Job, step: int, row: Metrics) -> None:
-    if job.logger is not None:
-        job.logger.log("train", step, row)
+    if job.logger is None:
+        return
+    job.logger.log("train", step, row)
+    if row["num_skipped_updates"]:
+        job.logger.say(
+            f"step {step}: [bold]alarm[/bold]: {row['num_skipped_updates']:.0f} updates were skipped, because loss or "
+            "gradient was not a finite number; lower optim.lr, or look at model.compute_dtype and the traces"
+        )
 
 
 def _evaluate(job: _Job, step: int, *, final: bool = False) -> None:

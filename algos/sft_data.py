@@ -89,9 +89,15 @@ def sample_of(episode: Episode, order: int = 0) -> Sample:
     )
 
 
-def sft_steps(samples: Iterable[Sample], *, max_tokens: int, window: int, seed: int) -> Iterator[list[Sample]]:
+def sft_steps(
+    samples: Iterable[Sample], *, max_tokens: int, window: int, seed: int, num: int | None = None
+) -> Iterator[list[Sample]]:
     """The samples of each optimizer step: about ``max_tokens`` tokens, padding included, of similar length, shuffled
-    within windows of ``window`` samples."""
+    within windows of ``window`` samples; or ``num`` samples in their order, however long."""
+    if num is not None:
+        rest = iter(samples)
+        yield from iter(lambda: list(itertools.islice(rest, num)), [])
+        return
     rows: list[Sample] = []
     number = 0
     for sample in samples:

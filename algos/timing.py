@@ -31,16 +31,26 @@ class Timing:
         finally:
             self._seconds[name] += time.perf_counter() - start
 
-    def metrics(self, *, num_tokens: int, num_ranks: int) -> Metrics:
-        """Seconds per stage and in all, and tokens per second and rank.
+    def metrics(self, *, num_tokens: int, num_sampled: int, num_ranks: int) -> Metrics:
+        """Seconds per stage and in all, milliseconds of a stage per token, and tokens per second and rank.
 
         Args:
             num_tokens: of all trajectories of the step, prompts included.
+            num_sampled: of these the policy's; what generating is divided by.
         """
         seconds = time.perf_counter() - self._begun
         stages = {f"timing_s/{name}": value for name, value in self._seconds.items()}
-        return stages | {
-            "timing_s/step": seconds,
-            "perf/total_num_tokens": float(num_tokens),
-            "perf/throughput": num_tokens / seconds / num_ranks,
+        per_token = {
+            f"timing_per_token_ms/{name}": 1000 * value / max(1, num_sampled if name == "gen" else num_tokens)
+            for name, value in self._seconds.items()
         }
+        return (
+            stages
+            | per_token
+            | {
+                "timing_s/step": seconds,
+                "perf/time_per_step": seconds,
+                "perf/total_num_tokens": float(num_tokens),
+                "perf/throughput": num_tokens / seconds / num_ranks,
+            }
+        )

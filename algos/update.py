@@ -34,13 +34,14 @@ NAMES = {
     "entropy": "actor/entropy",
     "kl_approx": "actor/ppo_kl",
     "clip_fraction": "actor/pg_clipfrac",
+    "cap_fraction": "actor/pg_clipfrac_lower",
     "rejected_fraction": "actor/rejected_fraction",
     "kl_reference": "actor/kl_loss",
     "logprob_gap_mean": "logprob_gap/mean",
 }
 CRITIC_NAMES = {
     "loss_objective": "critic/vf_loss",
-    "value": "critic/values/mean",
+    "value": "critic/vpred_mean",
     "clip_fraction": "critic/vf_clipfrac",
 }
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +22,45 @@ from retool_env.errors import InfrastructureError, UsageError, did_you_mean
 
 __all__ = ["main", "run_command"]
 
+_PLAIN = re.compile(r"[\w./:,+@%*-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positional:
+    """An argument without a key; ``overrides`` is the ``module:function`` that turns it into settings."""
+
+    name: str
+    meaning: str
+    overrides: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand: ``run`` takes a config of class ``config``; ``score`` makes one number of the run folder that it
-    leaves, for sweeps. All are ``module:name``."""
+    """One subcommand: ``run`` takes a config of class ``config``; both are ``module:name``, as are the others.
+
+    Attributes:
+        positional: what may be given without a key.
+        suite: runs the command many times, from a file of cells (``--suite``) and overrides.
+        score: makes one number of the run folder that the command leaves, for sweeps.
+        quick_try: what ``--max_samples N`` stands for, where that is more than the number of problems.
+    """
 
     summary: str
     config: str
     run: str
     examples: tuple[tuple[str, str], ...]
+    positional: Positional | None = None
+    suite: str = ""
     score: str = ""
+    quick_try: tuple[str, ...] = ()
 
+
+DATASET = Positional(
+    name="DATASET",
+    meaning="aime_2024, aime_2025, math_500, gsm8k or arithmetic, each with the settings of its recipe in "
+    "configs/benchmark; or a file, or hf:owner/name, with the settings of aime_2024",
+    overrides="retool_env.sources.benchmarks:dataset_overrides",
+)
 
 COMMANDS = {
     "demo": Command(
@@ -48,6 +76,7 @@ COMMANDS = {
         summary="cold start: supervised training on recorded tool-use conversations",
         config="algos.config:SftConfig",
         run="algos.sft:sft",
+        quick_try=("traces.num={}", "eval.problems.size={}"),
         score="algos.report.runs:accuracy",
         examples=(
             ("retool sft experiment=tiny_sft out=runs/sft", "a tiny model from random weights"),
@@ -59,10 +88,13 @@ COMMANDS = {
         config="algos.config:TrainConfig",
         run="algos.train:train",
         score="algos.report.runs:accuracy",
+        quick_try=("problems.size={}", "eval.problems.size={}", "algo.num_epochs=1"),
         examples=(
             ("retool train experiment=tiny_grpo model.path=runs/sft/checkpoints/final", "GRPO on the tiny model"),
             ("retool train experiment=tiny_strategic model.path=...", "with a price on tool calls"),
             ("retool train experiment=tiny_grpo model.path=... algo.mask_tool_tokens=false", "the ablation"),
+            ("retool train experiment=tiny_grpo model.path=... --max_samples 10", "a quick try: ten problems, once"),
+            ("retool train --resume runs/train", "go on with a run that was stopped, as it was configured"),
             (
                 "retool train -m experiment=tiny_grpo model=tiny_sft algo=grpo,ppo 'seed=range(3)' out=runs/sweep",
                 "a sweep",
@@ -75,14 +107,38 @@ COMMANDS = {
         run="agents.evaluate:evaluate_agent",
         score="algos.report.runs:accuracy",
         examples=(
-            ("retool eval agent.path=CHECKPOINT problems.split=heldout problems.size=500", "a checkpoint"),
-            ("retool eval agent=oracle problems=gsm8k problems.path=test.jsonl", "check data, sandbox and verifier"),
+            ("retool eval aime_2024 --agent openai", "30 problems x 32 samples, from http://localhost:8000/v1"),
+            ("retool eval problems.jsonl --agent openai --base-url URL --model NAME --samples 8", "your own problems"),
+            ("retool eval gsm8k agent.path=CHECKPOINT", "a checkpoint, in this process"),
+            ("retool eval gsm8k --agent oracle problems.path=test.jsonl", "check data, sandbox and verifier"),
+            ("retool eval --suite suite.yaml", "agents x data sets x seeds; see docs/evaluation.md"),
+        ),
+        positional=DATASET,
+        suite="agents.suite:run_suite",
+    ),
+    "play": Command(
+        summary="solve a problem yourself, as the agent, with the interpreter at hand",
+        config="agents.config:PlayConfig",
+        run="agents.play:play_at_terminal",
+        examples=(
+            ("retool play", "a made-up problem"),
+            ("retool play aime_2024 index=3", "the fourth problem of a benchmark"),
+            ("retool play out=runs/play", "keep the episodes, for `retool view runs/play`"),
+        ),
+        positional=Positional(
+            name="DATASET",
+            meaning="arithmetic (the default), aime_2024, aime_2025, math_500 or gsm8k; a file; or hf:owner/name",
+            overrides="retool_env.sources.benchmarks:problem_overrides",
         ),
     ),
 }
 
 # Commands with sub-commands and flags of their own: ``module:function``, from their arguments to an exit code.
 GROUPS = {
+    "doctor": (
+        "what of this machine and installation stands in the way, and what to do about it",
+        "retool_env.doctor.command:main",
+    ),
     "plan": (
         "how much memory a training would need, and whether it fits, before it is paid for",
         "algos.plan.command:main",
@@ -100,16 +156,29 @@ GROUPS = {
     "view": ("write a run as one HTML file to look at: episodes, tokens, groups, curves", "agents.viewer.command:main"),
 }
 
-# Flags of the founding guides, as aliases of keys. A flag means the same key in every command that has it.
+# Flags of the founding guides, as aliases of keys, with what stands in front of the value, if anything. A flag means
+# the same key in every command that has it, and may be written with ``_`` for ``-``.
 ALIASES = {
-    "--max_samples": "problems.size",
-    "--max-samples": "problems.size",
     "--agent": "agent.name",
+    "--model": "agent.model",
+    "--base-url": "agent.url",
+    "--api-key": "agent.api_key",
     "--samples": "samples",
-    "--model_path": "model.path",
-    "--output_dir": "out",
+    "--max-turns": "env.max_tool_rounds",
+    "--temperature": "sampling.temperature",
+    "--concurrency": "num_slots",
+    "--sandbox-url": "env.sandbox=fusion:",
+    "--max-samples": "problems.size",
+    "--model-path": "model.path",
+    "--out": "out",
+    "--output-dir": "out",
     "--seed": "seed",
+    "--resume": "resume",
 }
+SUITE = "--suite"
+
+# Names under which documents know a key.
+OTHER_KEYS = {"trainer.dry_run": "dry_run", "rollouts.replay": "rollout.replay"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,6 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UsageError as error:
         print(f"retool: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        from retool_env.doctor.installation import explain_import
+
+        if (reason := explain_import(error)) is None:
+            raise
+        print(f"retool: {reason}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `retool train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -149,18 +225,29 @@ def _dispatch(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in rest):
         from retool_env.cli_help import command_help
 
-        print(
-            command_help(name, COMMANDS[name].summary, COMMANDS[name].examples, _load(COMMANDS[name].config), ALIASES)
-        )
+        print(_help(name, command_help))
         return 0
-    return _run(name, _overrides(rest))
+    return _run(name, rest)
 
 
-def _run(name: str, overrides: list[str]) -> int:
-    if "-m" in overrides or "--multirun" in overrides:
+def _help(name: str, command_help: Callable[..., str]) -> str:
+    command = COMMANDS[name]
+    arguments = [(command.positional.name, command.positional.meaning)] if command.positional else []
+    if command.suite:
+        arguments.append((f"{SUITE} FILE", "cells of agents, data sets and seeds, one after the other"))
+    kind = _load(command.config)
+    return command_help(name, command.summary, command.examples, kind, ALIASES, arguments=arguments)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    command = COMMANDS[name]
+    suite, arguments = _suite(arguments) if command.suite else ("", arguments)
+    overrides = _overrides(arguments, command)
+    if suite:
+        _load(command.suite)(suite, overrides)
+    elif "-m" in overrides or "--multirun" in overrides:
         from retool_env.sweeps.multirun import sweep
 
-        command = COMMANDS[name]
         sweep(name, _load(command.config), overrides, config=command.config, score=command.score)
     else:
         run_command(name, overrides)
@@ -176,22 +263,63 @@ def run_command(name: str, overrides: list[str]) -> None:
     _load(command.run)(config)
 
 
-def _overrides(arguments: list[str]) -> list[str]:
-    """Aliases turned into ``key=value``; everything else as it is."""
+def _suite(arguments: list[str]) -> tuple[str, list[str]]:
+    """The file of ``--suite``, ``""`` without one, and the other arguments."""
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == SUITE:
+            if not equals and place + 1 == len(arguments):
+                raise UsageError(f"{SUITE} needs a file")
+            rest = arguments[:place] + arguments[place + (1 if equals else 2) :]
+            return value if equals else arguments[place + 1], rest
+    return "", arguments
+
+
+def _overrides(arguments: list[str], command: Command) -> list[str]:
+    """Aliases and what has no key turned into ``key=value``; everything else as it is."""
+    first: list[str] = []
     overrides: list[str] = []
     queue = list(arguments)
     while queue:
         argument = queue.pop(0)
         flag, equals, value = argument.partition("=")
-        if argument in ("-m", "--multirun") or not argument.startswith("-"):
-            overrides.append(argument)
-        elif flag not in ALIASES:
+        if argument in ("-m", "--multirun") or (equals and not argument.startswith("-")) or argument.startswith("~"):
+            overrides.append(f"{OTHER_KEYS.get(flag, flag)}{equals}{value}")
+        elif not argument.startswith("-"):
+            first += _positional(argument, command, given=bool(first))
+        elif (flag := flag.replace("_", "-")) not in ALIASES:
             raise UsageError(f"unknown flag {flag!r}{did_you_mean(flag, ALIASES)}; settings are written key=value")
         elif not equals and not queue:
             raise UsageError(f"{flag} needs a value")
         else:
-            overrides.append(f"{ALIASES[flag]}={value if equals else queue.pop(0)}")
-    return overrides
+            overrides += _meaning(flag, value if equals else queue.pop(0), command, arguments)
+    return first + overrides  # the later one counts
+
+
+def _meaning(flag: str, value: str, command: Command, arguments: Sequence[str]) -> list[str]:
+    """What a flag stands for. A quick try leaves out what is said otherwise."""
+    key, _, before = ALIASES[flag].partition("=")
+    if key != "problems.size" or not command.quick_try:
+        return [f"{key}={_quoted(before + value)}"]
+    said = {argument.partition("=")[0] for argument in arguments}
+    said |= {"algo.num_epochs"} if "algo.steps" in said else set()
+    return [override.format(value) for override in command.quick_try if override.partition("=")[0] not in said]
+
+
+def _positional(argument: str, command: Command, *, given: bool) -> list[str]:
+    if command.positional is None or given:
+        what = f"a second {command.positional.name}" if command.positional else "an argument"
+        raise UsageError(f"{argument!r}: {what} is not understood; settings are written key=value")
+    found: list[str] = _load(command.positional.overrides)(argument)
+    return [f"{key}={_quoted(value)}" for key, _, value in (override.partition("=") for override in found)]
+
+
+def _quoted(value: str) -> str:
+    """``value`` in quotes where Hydra would read more into it than the text."""
+    if _PLAIN.fullmatch(value) or value[:1] in ("[", "{", "'", '"'):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _load(target: str) -> Any:

@@ -24,18 +24,54 @@ WIDTH = 110
 
 
 def command_help(
-    name: str, summary: str, examples: Sequence[tuple[str, str]], config: type[BaseModel], aliases: Mapping[str, str]
+    name: str,
+    summary: str,
+    examples: Sequence[tuple[str, str]],
+    config: type[BaseModel],
+    aliases: Mapping[str, str],
+    *,
+    arguments: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The help page of a command whose configuration class is ``config``."""
-    lines = [f"retool {name}: {summary}", "", f"usage: retool {name} [key=value ...] [-m for a sweep]", "", "examples:"]
+    """The help page of a command whose configuration class is ``config``.
+
+    Args:
+        aliases: flags, and the keys that they stand for.
+        arguments: what may be given beside settings, with what it means.
+    """
+    others = "".join(f"[{argument}] " for argument, _ in arguments)
+    lines = [f"retool {name}: {summary}", "", f"usage: retool {name} {others}[key=value ...] [-m for a sweep]", ""]
+    for argument, meaning in arguments:
+        lines += [f"  {argument}", _filled(meaning)]
+    lines += ["examples:"] if not arguments else ["", "examples:"]
     for command, meaning in examples:
         lines += [f"  {command}", f"      {meaning}"]
+    if flags := list(_flags(aliases, dict(_all_meanings(config(), "")))):
+        lines += ["", "flags, each another way to write a setting:", *flags]
     lines += _groups(name, config)
     lines += ["", "settings (with defaults; `experiment=NAME` loads a recipe from configs/experiment first):"]
-    lines += _settings(config(), "")
-    keys = {line.split(" = ")[0].strip() for line in lines}
-    flags = [f"  {flag} VALUE  is  {key}=VALUE" for flag, key in aliases.items() if key in keys]
-    return "\n".join([*lines, "", "flags:", *flags] if flags else lines)
+    return "\n".join([*lines, *_settings(config(), "")])
+
+
+def _flags(aliases: Mapping[str, str], meanings: Mapping[str, str]) -> Iterator[str]:
+    for flag, setting in aliases.items():
+        key, equals, before = setting.partition("=")
+        if key in meanings:
+            yield f"  {flag} VALUE  is  {key}={before if equals else ''}VALUE"
+            if meaning := meanings[key]:
+                yield _filled(meaning)
+
+
+def _all_meanings(defaults: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+    meanings = _meanings(type(defaults))
+    for name, value in defaults:
+        if isinstance(value, BaseModel):
+            yield from _all_meanings(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", meanings.get(name, "")
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _groups(name: str, config: type[BaseModel]) -> list[str]:
@@ -59,17 +95,21 @@ def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
             continue
         yield f"  {prefix}{name} = {_show(value)}"
         if meaning := meanings.get(name):
-            yield textwrap.fill(meaning, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            yield _filled(meaning)
 
 
 def _meanings(config: type[BaseModel]) -> dict[str, str]:
-    """The ``Attributes:`` section of the class, without its markup."""
-    _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
-    entries = _ENTRY.findall(textwrap.dedent(section))
+    """The ``Attributes:`` sections of the class and of those that it extends, without their markup."""
+    entries = [entry for base in reversed(config.__mro__) for entry in _entries(base)]
     return {
         name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "")
         for name, text in entries
     }
+
+
+def _entries(config: type) -> list[tuple[str, str]]:
+    _, _, section = inspect.cleandoc(config.__dict__.get("__doc__") or "").partition("Attributes:\n")
+    return _ENTRY.findall(textwrap.dedent(section))
 
 
 def _show(value: Any) -> str:

@@ -24,6 +24,7 @@ from retool_env.choices import written
 from retool_env.config import Config, check_config
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names
+from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
 
@@ -36,6 +37,11 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
     Raises:
         UsageError: an unknown key, recipe or value.
     """
+    run, overrides = split_run(name, kind, overrides)
+    if run is not None and not any(map(_is_group, overrides)):
+        return from_run(name, kind, run, _short_forms(kind, overrides))
+    if run is not None:
+        overrides = [*overrides, f"out={run}", "resume=true"]
     with composing(name, kind):
         given = hydra_overrides(name, kind, overrides)
         return checked(kind, hydra.compose(name, overrides=given), given)
@@ -102,6 +108,11 @@ def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
         forced = "++" if key in known and value.startswith("{") else ""
         result.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
     return result
+
+
+def _is_group(override: str) -> bool:
+    """Whether it chooses an option of a group."""
+    return override.partition("=")[0].partition("@")[0].lstrip("+~/") in GROUPS
 
 
 def _explain(error: Exception, name: str, kind: type[Config]) -> str:

@@ -99,7 +99,22 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 class SourceConfig(Config):
-    """What can be set about a part of a mixture as about the whole; see :class:`ProblemsConfig`."""
+    """What can be set about a part of a mixture as about the whole.
+
+    Attributes:
+        name: ``arithmetic`` (procedural), ``file``, a layout of a file (``gsm8k``), ``mixture``, or your own
+            ``path/to/file.py:Class``.
+        path: a .jsonl, .json, .csv or .parquet file, or ``hf:owner/name`` for a data set on the hub.
+        layout: of the file; ``null`` to find it out.
+        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
+        seed: of a procedural source, and of a mixture.
+        size: first so many problems; ``null`` for all of a file, or an endless source.
+        families: weights of a procedural source's families; ``null`` for equal ones.
+        unique: leave out the questions of a file that came before.
+        rates: bank of measured pass rates, written by ``retool data rates``.
+        band: ``[lowest, highest]``: only problems with a pass rate between the two.
+        curriculum: easy problems first, in every pass.
+    """
 
     name: str = "arithmetic"
     path: str | None = None
@@ -128,18 +143,7 @@ class ProblemsConfig(SourceConfig):
     """Where problems come from (see ``retool_env.sources.open_source``).
 
     Attributes:
-        name: ``arithmetic`` (procedural), ``file``, a layout of a file (``gsm8k``), or ``mixture``.
-        path: a .jsonl, .json, .csv or .parquet file, or ``hf:owner/name`` for a data set on the hub.
-        layout: of the file; ``null`` to find it out.
-        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
-        seed: of a procedural source, and of a mixture.
-        size: first so many problems; ``null`` for all of a file, or an endless source.
-        families: weights of a procedural source's families; ``null`` for equal ones.
-        unique: leave out the questions of a file that came before.
-        rates: bank of measured pass rates, written by ``retool data rates``.
-        band: ``[lowest, highest]``: only problems with a pass rate between the two.
-        curriculum: easy problems first, in every pass.
-        parts: of a mixture: ``[{name: gsm8k, path: a.jsonl, weight: 2}, ...]``, with the keys above.
+        parts: of a mixture: ``[{name: gsm8k, path: a.jsonl, weight: 2}, ...]``, with the other keys of this section.
     """
 
     parts: tuple[PartConfig, ...] = ()
@@ -164,7 +168,14 @@ class EnvConfig(Config):
         tool_cost: price of a call in the ``strategic`` reward.
         verifier: who says what is right: ``retool``, ``math_verify``, ``boxed_exact``, or your own as
             ``path/to/file.py:function`` (see ``docs/verifier.md``).
-        max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other limits of turns and tokens.
+        max_context_tokens: ids of an episode, prompt included; a turn has at most what is left of them.
+        max_turn_tokens: sampled ids of one turn.
+        max_tool_rounds: executed rounds of calls; the last one may still be answered.
+        max_tool_tokens: ids of one output; a longer one keeps its head and its tail.
+        max_invalid_calls: turns in a row without a well-formed call, which then end the episode.
+        max_calls_per_turn: calls of one turn that are run.
+        max_void_turns: turns with neither call nor answer, of which the last one ends the episode.
+        max_tool_rounds: rounds of calls that are run; one more turn is left for the answer.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
         wall_seconds: wall-clock backstop of one program.
         memory_mb: memory of one program.

@@ -74,6 +74,7 @@ class EpisodeRecord:
         reward_parts: filled in by the reward.
         ticket: number of the episode in its run, for rewards that change in the course of it.
         num_void_turns: turns with neither a call nor an answer.
+        seconds: wall time from reset to outcome, waiting for the policy included; a time field, 0 when not measured.
     """
 
     problem: Problem
@@ -85,6 +86,7 @@ class EpisodeRecord:
     reward_parts: tuple[RewardPart, ...] = ()
     ticket: int = field(default=0, compare=False)
     num_void_turns: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def num_tool_calls(self) -> int:

@@ -1,8 +1,9 @@
 """The neutral record of one episode: file format, training input and viewer input.
 
 One line of ``trajectories.jsonl`` is one :class:`Trajectory`. Losses, metrics, the report and re-scoring read this and
-nothing else. In JSON a missing log-probability is ``null``; everything round-trips exactly (float32 log-probabilities
-are written with enough digits).
+nothing else. In JSON a missing log-probability is ``null``, and so are the lists of log-probabilities and versions of
+an episode that was written rather than sampled; everything round-trips exactly (float32 log-probabilities are written
+with enough digits).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from retool_env.verifier.verdict import Verdict
 __all__ = ["Trajectory", "append_trajectories", "drop_torn_line", "read_trajectories"]
 
 SCHEMA = 1
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,9 @@ class Trajectory:
         sample: number within the group.
         record: what the environment knows.
         transcript: ids, mask, log-probabilities, policy versions.
+        num_counted: sampled tokens by the count of an endpoint whose own ids are not known; 0 without one.
+        failure: what infrastructure said when it ended the episode; ``""`` for every other outcome.
+        generate_seconds: of its requests to the engine, all together; a time field, 0 when not measured.
     """
 
     ticket: int
@@ -47,6 +52,9 @@ class Trajectory:
     sample: int
     record: EpisodeRecord
     transcript: Transcript
+    num_counted: int = 0
+    failure: str = ""
+    generate_seconds: float = field(default=0.0, compare=False)
 
     @property
     def scored(self) -> bool:
@@ -69,10 +77,14 @@ class Trajectory:
             "calls": [asdict(call) for call in record.calls],
             "num_action_tokens": record.num_action_tokens,
             "num_void_turns": record.num_void_turns,
+            "seconds": record.seconds,
+            "num_counted": self.num_counted,
+            "failure": self.failure,
+            "generate_seconds": round(self.generate_seconds, 4),
             "token_ids": transcript.token_ids.tolist(),
             "action_mask": transcript.action_mask.astype(int).tolist(),
-            "logprobs": [None if np.isnan(x) else float(str(x)) for x in transcript.logprobs],
-            "policy_version": transcript.policy_version.tolist(),
+            "logprobs": _logprobs(transcript),
+            "policy_version": transcript.policy_version.tolist() if (transcript.policy_version >= 0).any() else None,
             "spans": [[span.role, span.turn, span.start, span.end] for span in transcript.spans],
         }
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
@@ -95,17 +107,37 @@ class Trajectory:
             verdict=Verdict(**row["verdict"]) if row["verdict"] else None,
             num_action_tokens=row["num_action_tokens"],
             num_void_turns=row.get("num_void_turns", 0),
+            seconds=row.get("seconds", 0.0),
             reward_parts=tuple(_reward_part(part) for part in row["reward_parts"]),
             ticket=row["ticket"],
         )
+        nothing, unknown = [None] * len(row["token_ids"]), [-1] * len(row["token_ids"])
+        logprobs = nothing if row["logprobs"] is None else row["logprobs"]
         transcript = Transcript(
             token_ids=np.array(row["token_ids"], dtype=np.int64),
             action_mask=np.array(row["action_mask"], dtype=np.bool_),
-            logprobs=np.array([np.nan if x is None else x for x in row["logprobs"]], dtype=np.float32),
-            policy_version=np.array(row["policy_version"], dtype=np.int64),
+            logprobs=np.array([np.nan if x is None else x for x in logprobs], dtype=np.float32),
+            policy_version=np.array(
+                unknown if row["policy_version"] is None else row["policy_version"], dtype=np.int64
+            ),
             spans=tuple(Span(role=r, turn=t, start=s, end=e) for r, t, s, e in row["spans"]),
         )
-        return cls(ticket=row["ticket"], group=row["group"], sample=row["sample"], record=record, transcript=transcript)
+        return cls(
+            ticket=row["ticket"],
+            group=row["group"],
+            sample=row["sample"],
+            record=record,
+            transcript=transcript,
+            num_counted=row.get("num_counted", 0),
+            failure=row.get("failure", ""),
+            generate_seconds=row.get("generate_seconds", 0.0),
+        )
+
+
+def _logprobs(transcript: Transcript) -> list[float | None] | None:
+    if np.isnan(transcript.logprobs).all():
+        return None
+    return [None if np.isnan(x) else float(str(x)) for x in transcript.logprobs]
 
 
 def _call(values: dict[str, Any]) -> CallRecord:
@@ -132,8 +164,16 @@ def drop_torn_line(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb+") as file:
-        complete = file.read().rfind(b"\n") + 1
-        file.truncate(complete)
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                file.truncate(start + found + 1)
+                return
+            end = start
+        file.truncate(0)
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
@@ -144,14 +184,18 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such trajectory file")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); the file is damaged") from error
-    # What follows the last newline is "" or the part that was written when the process died.
-    lines = raw.split(b"\n")[:-1]
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_complete_lines(path), start=1):
         try:
             yield Trajectory.from_json(line)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"{path}:{number}: not a trajectory ({error}); delete the line to go on") from error
+
+
+def _complete_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):  # what follows the last newline was being written when the process died
+                    yield line
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); the file is damaged") from error

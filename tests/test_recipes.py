@@ -82,6 +82,28 @@ def test_settings_are_the_published_ones(name: str) -> None:
     assert (env.dialect, env.reward, config.agent.name) == ("hermes", "retool_shaped", "sglang")
     budget = {True: 2, False: 1}[algo.needs_critic] * env.max_context_tokens  # of one GPU
     assert algo.micro_batch_tokens == budget * sequence
+    assert algo.score_tokens == 4 * env.max_context_tokens * sequence
+    assert algo.needs_proximal and not any(value is not None for _, value in algo.correction)
+    assert (config.optim.betas, config.optim.weight_decay, config.optim.max_grad_norm) == ((0.9, 0.999), 0.01, 1.0)
+    assert (config.optim.schedule, config.optim.warmup_steps, algo.entropy_coef) == ("constant", 0, 0)
+    assert (env.cpu_seconds, env.memory_mb) == (30, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "test", "problems"),
+    [
+        ("retool_qwen2.5_32b_grpo", 30, 5, 30),
+        ("retool_qwen2.5_32b_ppo", 30, 5, 30),
+        ("retool_qwen2.5_7b_grpo", 20, 10, 60),
+        ("retool_qwen2.5_7b_ppo", 30, 5, 30),
+    ],
+)
+def test_validation_is_the_published_one(name: str, save: int, test: int, problems: int) -> None:
+    """AIME, thirty samples of each problem, temperature 1, top-p 0.6; the 7B script takes two years of it."""
+    config = train_config(name)
+    assert (config.save_every, config.eval.every, config.eval.samples) == (save, test, 30)
+    assert (config.eval.sampling.temperature, config.eval.sampling.top_p) == (1.0, 0.6)
+    assert config.eval.problems.size == problems and "aime" in str(config.eval.problems.path)
 
 
 @pytest.mark.parametrize("size", ["7b", "32b"])
@@ -90,7 +112,7 @@ def test_ppo_has_a_critic_of_its_own(size: str) -> None:
     algo = config.algo
     assert algo.needs_critic and not algo.critic.shared
     assert algo.advantage.options == {"gamma": 1.0, "lam": 1.0}
-    assert (algo.critic.lr, algo.critic.warmup_steps) == (2e-6, 20)
+    assert (algo.critic.lr, algo.critic.warmup_steps, algo.critic.clip) == (2e-6, 20, 0.5)
     assert config.model.parallel.offload
 
 
@@ -101,6 +123,8 @@ def test_cold_start_settings_are_the_published_ones(size: str) -> None:
     assert (optim.lr, optim.betas, optim.weight_decay, optim.max_grad_norm) == (1e-5, (0.9, 0.95), 0.01, 1.0)
     assert (optim.schedule, config.traces.epochs, config.model.parallel.sequence) == ("cosine", 6, 4)
     assert config.env.max_context_tokens == 16384
+    assert (config.batch_traces, optim.warmup_steps, optim.lr_floor) == (32, 37, 0.0)
+    assert config.save_every == (62 if size == "7b" else 0)
 
 
 def test_settings_of_the_adapter_guide() -> None:
@@ -118,6 +142,7 @@ def test_settings_of_the_tool_calling_guide() -> None:
     config = train_config("rlvr_tools_qwen2.5_0.5b")
     assert config.optim.lr == 5e-7 and config.algo.tickets_per_step == 2 * 8
     assert config.env.max_turn_tokens == 512 and config.env.reward == "tool_partial"
+    assert config.algo.num_epochs == 3
 
 
 @pytest.mark.parametrize("name", LARGE)

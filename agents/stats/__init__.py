@@ -20,7 +20,7 @@ from agents.stats.benchmark import AtK, Statistics, statistics, verl_metrics
 from agents.stats.intervals import Estimate, Interval, estimate, wilson
 from agents.stats.paired import Paired, ProblemPair, pair_runs
 from agents.stats.samples import Sample, latest, run_file
-from agents.stats.summary import Summary, summarise
+from agents.stats.summary import Summary, summarise, summarise_samples
 
 __all__ = [
     "AtK",
@@ -40,6 +40,7 @@ __all__ = [
     "run_file",
     "statistics",
     "summarise",
+    "summarise_samples",
     "verl_metrics",
     "wilson",
     "worst_at_k",

@@ -28,6 +28,7 @@ from agents.stats.intervals import (
 )
 from agents.stats.samples import Sample
 from retool_env.errors import UsageError
+from retool_env.outcome import ToolStatus
 
 __all__ = ["AtK", "Spread", "Statistics", "statistics", "verl_metrics"]
 
@@ -82,11 +83,15 @@ class Statistics:
         truncated: share of samples that a budget cut off.
         tool_use: share of samples with a call that reached a tool.
         outcomes: share of samples by how they ended.
+        tool_error: share of tool calls that did not end well.
         calls: share of tool calls by how they ended; ``num_calls`` in all.
+        errors: of the calls that raised, the share of each class of exceptions.
         turns: as verl counts them.
         tokens: sampled tokens of an episode.
         tokens_per_solved: all sampled tokens by right answers; infinite when there is none.
-        tool_seconds_per_solved: all wall time in tools by right answers; a time field.
+        seconds: wall time of an episode; a time field, as are the two below.
+        seconds_per_solved: wall time of all episodes by right answers; many run at once, so it is no time on the clock.
+        tool_seconds_per_solved: of these in tools.
     """
 
     source: str
@@ -105,12 +110,16 @@ class Statistics:
     answered: Estimate
     truncated: Estimate
     tool_use: Estimate
+    tool_error: Estimate
     outcomes: Mapping[str, float]
     calls: Mapping[str, float]
     num_calls: int
+    errors: Mapping[str, float]
     turns: Spread
     tokens: Spread
     tokens_per_solved: float
+    seconds: Spread
+    seconds_per_solved: float
     tool_seconds_per_solved: float
 
     @property
@@ -159,12 +168,16 @@ def statistics(samples: Sequence[Sample], *, ks: Sequence[int] | None = None) ->
         answered=_rate(groups, lambda sample: sample.answer is not None),
         truncated=_rate(groups, lambda sample: sample.outcome.truncated),
         tool_use=_rate(groups, lambda sample: sample.used_tool),
+        tool_error=_tool_error(groups),
         outcomes=_shares(str(sample.outcome) for sample in scored),
         calls=_shares(str(status) for sample in scored for status in sample.statuses),
         num_calls=sum(len(sample.statuses) for sample in scored),
+        errors=_shares(error for sample in scored for error in sample.errors),
         turns=_spread([sample.num_turns for sample in scored]),
         tokens=_spread([sample.num_action_tokens for sample in scored]),
         tokens_per_solved=_ratio(sum(sample.num_action_tokens for sample in scored), solved),
+        seconds=_spread([sample.seconds for sample in scored]),
+        seconds_per_solved=_ratio(sum(sample.seconds for sample in scored), solved),
         tool_seconds_per_solved=_ratio(sum(sample.tool_seconds for sample in scored), solved),
     )
 
@@ -228,6 +241,11 @@ def _rate(groups: Groups, holds: Callable[[Sample], bool]) -> Estimate:
     return estimate([[float(holds(sample)) for sample in group] for group in groups.values()])
 
 
+def _tool_error(groups: Groups) -> Estimate:
+    ok = [[status is ToolStatus.OK for sample in group for status in sample.statuses] for group in groups.values()]
+    return estimate([[float(not well) for well in calls] for calls in ok])
+
+
 def _shares(names: Iterable[str]) -> dict[str, float]:
     counts = Counter(names)
     return {name: count / counts.total() for name, count in counts.most_common()}
@@ -236,7 +254,7 @@ def _shares(names: Iterable[str]) -> dict[str, float]:
 def _spread(values: Sequence[float]) -> Spread:
     if not values:
         return Spread(mean=math.nan, low=math.nan, high=math.nan)
-    return Spread(mean=fmean(values), low=min(values), high=max(values))
+    return Spread(mean=fmean(values), low=float(min(values)), high=float(max(values)))
 
 
 def _mean(values: Iterable[float]) -> float:

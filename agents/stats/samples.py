@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from retool_env.outcome import Outcome, ToolStatus
+from retool_env.record import CallRecord
 from retool_env.trajectory import Trajectory
 
 __all__ = ["Sample", "latest", "run_file"]
+
+_EXCEPTION: Final = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt|Iteration|Warning))(?::|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,23 +25,32 @@ class Sample:
         problem: id of the problem.
         gold: the gold answer.
         source: where the problem came from.
+        family: what kind of problem it is; ``""`` when nothing says so.
         answer: as extracted; ``None`` when there was none.
         statuses: of its tool calls, malformed ones included.
+        errors: of the calls that raised, the class of each exception.
         num_turns: as verl counts: 1 for the prompt, plus assistant turns, plus tool turns.
-        tool_seconds: wall time that tools took; a time field.
+        num_action_tokens: sampled tokens, by the endpoint's own count where there is one.
+        counted: the endpoint did count them.
+        seconds: wall time of the episode, waiting for the policy included; a time field.
+        tool_seconds: of these in tools; a time field.
     """
 
     ticket: int
     problem: str
     gold: str
     source: str
+    family: str
     outcome: Outcome
     correct: bool
     answer: str | None
     reward: float | None
     statuses: tuple[ToolStatus, ...]
+    errors: tuple[str, ...]
     num_turns: int
     num_action_tokens: int
+    counted: bool
+    seconds: float
     tool_seconds: float
 
     @classmethod
@@ -48,13 +62,17 @@ class Sample:
             problem=record.problem.id,
             gold=record.problem.answer,
             source=record.problem.source,
+            family=record.problem.family,
             outcome=record.outcome,
             correct=record.correct,
             answer=record.verdict.answer if answered and record.verdict else None,
             reward=record.reward,
             statuses=tuple(call.status for call in record.calls),
+            errors=tuple(_exception(call) for call in record.calls if call.status is ToolStatus.ERROR),
             num_turns=len(trajectory.transcript.spans),
-            num_action_tokens=record.num_action_tokens,
+            num_action_tokens=trajectory.num_counted or record.num_action_tokens,
+            counted=trajectory.num_counted > 0,
+            seconds=record.seconds,
             tool_seconds=sum(call.wall_seconds for call in record.calls),
         )
 
@@ -63,10 +81,22 @@ class Sample:
         """A call reached a tool."""
         return any(not status.invalid for status in self.statuses)
 
+    @property
+    def num_tool_calls(self) -> int:
+        """Calls that reached a tool."""
+        return sum(not status.invalid for status in self.statuses)
+
 
 def latest(samples: Iterable[Sample]) -> list[Sample]:
     """One sample for each ticket, in ticket order: of an episode that failed and was played again, the later one."""
     return sorted({sample.ticket: sample for sample in samples}.values(), key=lambda sample: sample.ticket)
+
+
+def _exception(call: CallRecord) -> str:
+    """``ValueError``, from the last line that the interpreter showed; ``other`` for a tool that shows none."""
+    *_, last = call.text.rstrip().splitlines() or [""]
+    found = _EXCEPTION.match(last.strip())
+    return found[1] if found else "other"
 
 
 def run_file(run: Path) -> Path:

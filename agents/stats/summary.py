@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from agents.stats.intervals import Estimate, estimate
+from agents.stats.samples import Sample
 from retool_env.trajectory import Trajectory
 
-__all__ = ["Summary", "summarise"]
+__all__ = ["Summary", "summarise", "summarise_samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +28,27 @@ class Summary:
 
 def summarise(trajectories: Sequence[Trajectory]) -> list[Summary]:
     """All together first, then each family in order of first appearance."""
-    families = list(dict.fromkeys(t.record.problem.family for t in trajectories))
+    return summarise_samples([Sample.of(trajectory) for trajectory in trajectories])
+
+
+def summarise_samples(samples: Sequence[Sample]) -> list[Summary]:
+    """The same, of what was kept of the episodes."""
+    families = list(dict.fromkeys(sample.family for sample in samples))
     names = ["", *(family for family in families if family)]
-    return [_summary(name, [t for t in trajectories if not name or t.record.problem.family == name]) for name in names]
+    return [_summary(name, [s for s in samples if not name or s.family == name]) for name in names]
 
 
-def _summary(family: str, trajectories: Sequence[Trajectory]) -> Summary:
-    counted = [t for t in trajectories if not t.record.outcome.failed]
-    by_problem: dict[str, list[Trajectory]] = {}
-    for trajectory in counted:
-        by_problem.setdefault(trajectory.record.problem.id, []).append(trajectory)
+def _summary(family: str, samples: Sequence[Sample]) -> Summary:
+    counted = [sample for sample in samples if not sample.outcome.failed]
+    by_problem: dict[str, list[Sample]] = {}
+    for sample in counted:
+        by_problem.setdefault(sample.problem, []).append(sample)
     groups = list(by_problem.values())
     return Summary(
         family=family,
-        accuracy=estimate([[float(t.record.correct) for t in group] for group in groups]),
-        tool_rate=estimate([[float(t.record.num_tool_calls > 0) for t in group] for group in groups]),
-        num_tool_calls=fmean([t.record.num_tool_calls for t in counted]) if counted else math.nan,
-        num_action_tokens=fmean([t.record.num_action_tokens for t in counted]) if counted else math.nan,
-        num_failed=len(trajectories) - len(counted),
+        accuracy=estimate([[float(sample.correct) for sample in group] for group in groups]),
+        tool_rate=estimate([[float(sample.used_tool) for sample in group] for group in groups]),
+        num_tool_calls=fmean([sample.num_tool_calls for sample in counted]) if counted else math.nan,
+        num_action_tokens=fmean([sample.num_action_tokens for sample in counted]) if counted else math.nan,
+        num_failed=len(samples) - len(counted),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from agents.run_folder import stored_config
 from agents.stats import run_file
 from retool_env.errors import UsageError
 from retool_env.tokenizer import Tokenizer, load_tokenizer
@@ -59,11 +60,12 @@ def open_run(path: Path, tokenizer: str | None = None) -> ViewedRun:
         raise UsageError(f"{file}: no such trajectory file; give a run folder or a file of trajectories")
     folders = [file.parent, *([file.parent.parent] if file.parent.name == "eval" else [])]
     metrics = next((f for folder in folders if (f := folder / "metrics.jsonl").is_file()), None)
-    config = next((f.read_text(encoding="utf-8") for d in folders if (f := d / "config.yaml").is_file()), "")
+    config = next((config for folder in folders if (config := stored_config(folder)) is not None), {})
     found, why = (load_tokenizer(tokenizer), "") if tokenizer else _own_tokenizer(folders, config)
     name = path.name if path.is_dir() else f"{file.resolve().parent.name}/{file.name}"
+    text = yaml.safe_dump(config, sort_keys=False) if config else ""
     return ViewedRun(
-        name=name or str(path), file=file, metrics=metrics, config=config, tokenizer=found, why_no_tokenizer=why
+        name=name or str(path), file=file, metrics=metrics, config=text, tokenizer=found, why_no_tokenizer=why
     )
 
 
@@ -95,13 +97,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _own_tokenizer(folders: Sequence[Path], config: str) -> tuple[Tokenizer | None, str]:
+def _own_tokenizer(folders: Sequence[Path], config: Mapping[str, object]) -> tuple[Tokenizer | None, str]:
     """The tokenizer of a checkpoint of the run, else of the model that it was given, else the environment's."""
     saved = [found.parent for folder in folders for found in sorted(folder.glob("checkpoints/*/tokenizer.json"))]
-    values = yaml.safe_load(config) if config else None
-    values = values if isinstance(values, dict) else {}
     named = [("model", "path"), ("agent", "path"), ("env", "tokenizer")]
-    names = [*map(str, saved[:1]), *(str(name) for place in named if (name := _entry(values, *place)))]
+    names = [*map(str, saved[:1]), *(str(name) for place in named if (name := _entry(config, *place)))]
     if not names:
         return None, "no configuration names a tokenizer; give --tokenizer DIR"
     try:

@@ -35,10 +35,11 @@ Level = Literal["token", "sequence", "sequence_token"]
 
 
 class Terms(NamedTuple):
-    """Per trained token: the loss, and whether the objective holds the token back."""
+    """Per trained token: the loss, whether the objective holds the token back, and whether ``ratio_cap`` does."""
 
     loss: torch.Tensor
     held: torch.Tensor
+    capped: torch.Tensor | None = None
 
 
 class Objective(Protocol):
@@ -75,8 +76,8 @@ class Clip:
         ratio, advantages = self.log_ratio(tokens).exp(), tokens.advantages
         clipped = ratio.clamp(1 - self.low, 1 + self.high) * advantages
         plain = ratio.clamp(max=self.ratio_cap or math.inf) * advantages
-        held = (clipped < plain) | ((ratio * advantages) < plain)
-        return Terms(-torch.minimum(plain, clipped), held.detach())
+        capped = ((ratio * advantages) < plain).detach()
+        return Terms(-torch.minimum(plain, clipped), (clipped < plain).detach() | capped, capped)
 
     def log_ratio(self, tokens: TrainedTokens) -> torch.Tensor:
         """At the level of this objective, ``[num_trained]``."""
@@ -153,9 +154,12 @@ class ClipCov:
     low: float = 0.2
     high: float = 0.28
 
+    def __post_init__(self) -> None:
+        Clip(low=self.low, high=self.high)  # which knows what the bounds may be
+
     def __call__(self, tokens: TrainedTokens) -> Terms:
-        loss, held = Clip(low=self.low, high=self.high)(tokens)
-        return Terms(loss * ~_selected(tokens), held | _selected(tokens))
+        terms = Clip(low=self.low, high=self.high)(tokens)
+        return Terms(terms.loss * ~_selected(tokens), terms.held | _selected(tokens))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ class PolicyLoss(LossModule):  # type: ignore[misc]
 
     Returns scalars. ``loss_objective`` is all of the loss, to be minimised. The others are metrics, sums weighted like
     the loss: their sum over the batches of a step, divided by the sum of ``weight``, is a mean over trained tokens.
-    ``entropy``; ``kl_approx``, :math:`\log u - \log p`; ``clip_fraction``, tokens that the objective holds back;
+    ``entropy``; ``kl_approx``, :math:`\log u - \log p`; ``clip_fraction``, tokens that the objective holds back, of
+    which ``cap_fraction`` those that its ``ratio_cap`` does;
     ``rejected_fraction``, tokens that the correction gives factor 0; ``kl_reference``; ``logprob_gap_mean``, of
     :math:`|\log p - \log u|`. The largest of these is ``logprob_gap``: before the first update it measures trainer
     against engine.
@@ -69,6 +70,7 @@ class PolicyLoss(LossModule):  # type: ignore[misc]
         "entropy",
         "kl_approx",
         "clip_fraction",
+        "cap_fraction",
         "rejected_fraction",
         "kl_reference",
         "logprob_gap_mean",
@@ -125,11 +127,14 @@ class PolicyLoss(LossModule):  # type: ignore[misc]
         if self.entropy_coef:
             loss = loss - self.entropy_coef * entropy
         with torch.no_grad():
-            gap = logprobs - tokens.behaviour
+            # Where the batch knows no behaviour (tokens of a tool, dummies) there is nothing to compare with.
+            known = self._at_trained(batch, keys.behaviour_logprobs).isfinite()
+            gap = (logprobs - tokens.behaviour).masked_fill(~known, 0.0)
             means = {
                 "entropy": entropy,
                 "kl_approx": -gap,
                 "clip_fraction": terms.held,
+                "cap_fraction": torch.zeros_like(terms.held) if terms.capped is None else terms.capped,
                 "rejected_fraction": factor == 0,
                 "kl_reference": penalty,
                 "logprob_gap_mean": gap.abs(),

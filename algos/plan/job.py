@@ -34,6 +34,7 @@ class Job:
         critic: those of a critic with a backbone of its own.
         reference: a frozen copy of the policy is held.
         tokens: of one forward pass of one data rank, padding included, at most.
+        score_tokens: of one without a backward pass, at most; 0 where nothing is scored before an update.
         head_rows: tokens of a tile of the LM head.
         head_columns: vocabulary entries of a tile.
         restricted: the head sorts logits, for top-p or top-k.
@@ -51,6 +52,7 @@ class Job:
     critic: Weights | None = None
     reference: bool = False
     tokens: int
+    score_tokens: int = 0
     head_rows: int = 256
     head_columns: int = 4096
     restricted: bool = False
@@ -112,7 +114,7 @@ def job_of(config: TrainConfig | SftConfig) -> Job:
 
 
 def _cold_start(job: Job, config: SftConfig) -> Job:
-    share = math.ceil(config.batch_tokens / job.data_ranks)
+    share = config.pass_tokens if config.batch_traces else math.ceil(config.batch_tokens / job.data_ranks)
     tokens = min(config.micro_batch_tokens or share, share)
     return replace(job, tokens=max(tokens, job.tokens), head_rows=config.head_rows, head_columns=config.head_columns)
 
@@ -121,20 +123,23 @@ def _learning(job: Job, config: TrainConfig) -> Job:
     algo, sampling, path = config.algo, config.rollout.sampling, config.model.path
     assert path is not None, "job_of() sees to it"
     own_critic = algo.needs_critic and not algo.critic.shared
+    restricted = sampling.top_p < 1 or sampling.top_k > 0
+    scores = algo.needs_critic or algo.needs_proximal or algo.kl.coef > 0 or restricted
     return replace(
         job,
         critic=weights_of(path, config.model.lora, critic=True) if own_critic else None,
         reference=algo.kl.coef > 0 and config.model.lora is None,
         tokens=max(algo.micro_batch_tokens, job.tokens),
+        score_tokens=max(algo.score_tokens or algo.micro_batch_tokens, job.tokens) if scores else 0,
         head_rows=algo.head_rows,
         head_columns=algo.head_columns,
-        restricted=sampling.top_p < 1 or sampling.top_k > 0,
+        restricted=restricted,
     )
 
 
 def _with_embedded(job: Job, config: TrainConfig | SftConfig, *, slots: int) -> Job:
     """With an engine in the first rank's process, which evaluates too."""
-    asked = min(config.eval.num_slots, config.eval.problems.size or config.eval.num_slots)
+    asked = min(config.eval.num_slots, config.eval.samples * (config.eval.problems.size or config.eval.num_slots))
     shared = not job.sharded and config.model.lora is None  # as algos.players decides it
     return replace(
         job,

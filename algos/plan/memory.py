@@ -20,6 +20,7 @@ Estimated, from reading FSDP2 and transformers' decoder; activations and head ar
   where :math:`n` is an RMSNorm's: its input in float32, the normalised and the scaled one. With gradient checkpointing
   a layer keeps its input, :math:`c h`, and one layer at a time is computed again. The backward pass of an MLP adds two
   of its widths. Sequence parallelism divides the tokens, and keeps queries and outputs of attention twice.
+* **Scoring.** A pass without a backward pass keeps nothing of the layers behind it: :math:`c\,(4h + 3\max(m, q + k))`.
 * **The LM head.** Tiles, the gradient of the states, and the head's whole gradient, in float32 (:mod:`algos.head`).
 * **The optimizer's step.** AdamW in its ``foreach`` form takes about one more copy of what it updates.
 
@@ -30,6 +31,7 @@ what NCCL and CUDA take, and fragmentation; for the last two ``RESERVE`` is set 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -44,7 +46,10 @@ RESERVE: Final = 0.08
 """Of a GPU, for CUDA, NCCL and fragmentation. An assumption."""
 KEEP: Final = 2**24  # logits that a scorer keeps (algos.scorer)
 
-Phase = Literal["always", "backward: head", "backward: layers", "backward: embeddings", "optimizer step", "sampling"]
+Phase = Literal[
+    "always", "scoring", "backward: head", "backward: layers", "backward: embeddings", "optimizer step", "sampling"
+]
+SCORING: Final[tuple[Phase, ...]] = ("scoring",)
 HEAD: Final[tuple[Phase, ...]] = ("backward: head",)
 LAYERS: Final[tuple[Phase, ...]] = ("backward: layers",)
 EMBEDDINGS: Final[tuple[Phase, ...]] = ("backward: embeddings",)
@@ -155,13 +160,13 @@ def _gathered(job: Job) -> Iterator[Item]:
     yield Item(
         name="gathered layers",
         gpu=job.width * layers * weights.layer(),
-        phases=LAYERS,
+        phases=(*SCORING, *LAYERS),
         how="the layer at work and the next one" if layers == 2 else "all layers (parallel.reshard=false)",
     )
     yield Item(
         name="gathered embeddings and head",
         gpu=job.width * weights.rest(),
-        phases=(*HEAD, *LAYERS, *EMBEDDINGS),
+        phases=(*SCORING, *HEAD, *LAYERS, *EMBEDDINGS),
         how="stay from forward to backward pass",
     )
 
@@ -205,6 +210,14 @@ def _activations(job: Job) -> Iterator[Item]:
         phases=LAYERS,
         how="computed again, and gradients of its MLP" if again else "gradients of its MLP",
     )
+    if job.score_tokens:
+        scored = math.ceil(job.score_tokens / job.model.parallel.sequence)
+        yield Item(
+            name="a layer without gradients",
+            gpu=scored * _forward_bytes(job),
+            phases=SCORING,
+            how=f"{scored:,} tokens: values, and log-probabilities before an update",
+        )
 
 
 def _norm_bytes(job: Job) -> int:
@@ -218,6 +231,14 @@ def _layer_bytes(job: Job) -> int:
     key = max(shape.key, shape.query * job.model.parallel.sequence // shape.heads) if exchanged else shape.key
     attention = (3 if exchanged else 2) * shape.query + 2 * key
     return 2 * _norm_bytes(job) + job.width * (attention + 4 * shape.intermediate) + 4 * shape.heads
+
+
+def _forward_bytes(job: Job) -> int:
+    """What a layer holds of a token when nothing is kept for a backward pass: embeddings, its input, what attention or
+    MLP work on, and rotary tables."""
+    shape = job.shape
+    work = 3 * max(shape.intermediate, shape.query + shape.key)
+    return job.width * (4 * shape.hidden + work + 2 * shape.query // shape.heads)
 
 
 def _head(job: Job) -> Iterator[Item]:

@@ -17,7 +17,8 @@ def facts(config: TrainConfig | SftConfig, job: Job) -> Iterator[tuple[str, str]
     """Name and value."""
     yield "parameters", f"{job.policy.total:,}, trained {job.policy.trained:,}"
     if isinstance(config, SftConfig):
-        total = max(config.batch_tokens, config.env.max_context_tokens)
+        longest = config.env.max_context_tokens
+        total = config.batch_traces * longest if config.batch_traces else max(config.batch_tokens, longest)
         yield "tokens of an optimizer step", f"at most {total:,}"
         yield "forward and backward passes", _passes(total, job)
         yield "traces", f"at most {config.traces.num * config.traces.epochs:,}"
@@ -37,7 +38,9 @@ def _step(config: TrainConfig, job: Job) -> Iterator[tuple[str, str]]:
     if algo.resample_rounds:
         yield "", f"dynamic sampling may play up to {algo.resample_rounds} times as many more"
     updates = algo.epochs * algo.minibatches
-    yield "optimizer steps of a step", f"{updates}; of the run {updates * algo.steps:,} in {algo.steps:,} steps"
+    run = f"{updates * algo.steps:,} in {algo.steps:,} steps"
+    run = f"{algo.num_epochs:g} passes over the problems" if algo.num_epochs else run
+    yield "optimizer steps of a step", f"{updates}; of the run {run}"
     yield "forward and backward passes", _passes(total * algo.epochs, job)
     if job.engine in ("copy", "elsewhere"):
         copied = config.model.compute_dtype if job.engine == "copy" else config.sync.dtype

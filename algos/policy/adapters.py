@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from algos.policy.config import LoraConfig
 from retool_env.errors import UsageError
 
-__all__ = ["adapters_off", "has_adapters", "with_adapters"]
+__all__ = ["adapters_off", "drop_out", "has_adapters", "with_adapters"]
 
 
 def with_adapters(model: PreTrainedModel, options: LoraConfig) -> nn.Module:
@@ -48,6 +48,14 @@ def with_adapters(model: PreTrainedModel, options: LoraConfig) -> nn.Module:
 def has_adapters(model: nn.Module) -> bool:
     """Whether peft put adapters into it."""
     return hasattr(model, "peft_config")
+
+
+def drop_out(model: nn.Module) -> None:
+    """Switch the adapters' dropout on, and no other: a model's own dropout stays off in all training."""
+    model.eval()
+    for name, module in model.named_modules():
+        if ".lora_dropout" in name:
+            module.train()
 
 
 @contextmanager

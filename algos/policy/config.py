@@ -53,8 +53,9 @@ class PolicyOptions(Config):
         compute_dtype: of the forward and backward pass. Weights, their sums of gradients and optimizer state are
             float32 always, log-probabilities too. ``float16`` is more precise than ``bfloat16`` and has a smaller
             range; gradients are not scaled, so small ones can vanish.
-        attention: implementation as transformers names it (``sdpa``, ``flash_attention_2``, ``flex_attention``);
-            ``null`` for the model's default.
+        attention: ``varlen`` (:mod:`algos.policy.varlen`, for ``algo.layout=packed``), or an implementation as
+            transformers names it (``sdpa``, ``flash_attention_2``, ``flex_attention``); ``null`` for the model's
+            default.
         parallel: how it lies on the ranks.
     """
 

@@ -26,6 +26,7 @@ from algos.policy.config import PolicyOptions
 from algos.policy.parts import decoder_layers, recompute
 from algos.policy.sharding import fill_shards, shard
 from algos.policy.ulysses import split_attention
+from algos.policy.varlen import register_varlen
 from algos.policy.world import World, check_heads
 from algos.value import Critic
 from retool_env.errors import UsageError
@@ -146,6 +147,7 @@ def lay_out(model: nn.Module, options: PolicyOptions, world: World) -> DeviceMes
 def dressed(model: PreTrainedModel, options: PolicyOptions, world: World) -> nn.Module:
     """With everything but shards."""
     if options.attention is not None:
+        register_varlen()
         try:
             model.set_attn_implementation(options.attention)
         except (ImportError, ValueError) as error:

@@ -16,6 +16,7 @@ process, and dropped when the environment is pickled or copied.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -109,6 +110,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._session: ToolSession | None = None
         self._source: ProblemSource | None = None
         self._record: EpisodeRecord | None = None
+        self._began = 0.0
 
     @property
     def episode(self) -> Episode:
@@ -143,6 +145,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             StopIteration: the feeder has no more tickets for this slot.
         """
         super().reset(seed=seed)
+        self._began = time.perf_counter()
         self._ticket = self._next_ticket(options or {})
         problem = self._ticket.problem
         if self._tools is None:
@@ -249,6 +252,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 num_action_tokens=self.episode.num_action_tokens,
                 ticket=self.ticket.index,
                 num_void_turns=self.episode.num_void_turns,
+                seconds=round(time.perf_counter() - self._began, 4),
             )
         )
         self._record = record

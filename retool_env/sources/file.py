@@ -89,6 +89,7 @@ class FileReader:
         split: of a data set on the hub.
         unique: leave out questions that came before.
         seen: what came before.
+        source: what to call the source, whatever the rows say.
 
     Attributes:
         num_rows: rows read so far.
@@ -100,6 +101,7 @@ class FileReader:
     split: str = "train"
     unique: bool = True
     seen: Seen = field(default_factory=Seen)
+    source: str = ""
     num_rows: int = 0
     removed: set[str] = field(default_factory=set)
 
@@ -118,7 +120,15 @@ class FileReader:
             self.num_rows += 1
             if self.unique and self.seen.is_copy(same_row(self._layout, row)):
                 continue
-            found = read_row(self._layout, row, number=number, where=where, stem=self._stem, removed=self.removed)
+            found = read_row(
+                self._layout,
+                row,
+                number=number,
+                where=where,
+                source=self.source,
+                stem=self._stem,
+                removed=self.removed,
+            )
             found = self.seen.own_id(found) if isinstance(found, Problem) else found
             new = self.seen.unless_known(found) if isinstance(found, Problem) and self.unique else found
             if new is not None:
@@ -150,6 +160,7 @@ def read_source(
     size: int | None,
     unique: bool,
     difficulty: Difficulty,
+    source: str = "",
 ) -> ListSource:
     """The problems of a file as a source; see :func:`retool_env.sources.open_source`.
 
@@ -157,7 +168,7 @@ def read_source(
         UsageError: the file cannot be read, or no problem is left.
     """
     with _lock:  # environments of several threads open the same file at once; one of them reads it
-        return _read(path, _stamp(path), name, layout, split, size, unique, difficulty)
+        return _read(path, _stamp(path), name, layout, split, size, unique, difficulty, source)
 
 
 @functools.lru_cache(maxsize=8)
@@ -170,9 +181,10 @@ def _read(
     size: int | None,
     unique: bool,
     difficulty: Difficulty,
+    source: str,
 ) -> ListSource:
     """``stamp`` is only there to be different when the file has changed."""
-    reader = FileReader(path=path, layout=layout, split=split, unique=unique)
+    reader = FileReader(path=path, layout=layout, split=split, unique=unique, source=source)
     problems, dropped = keep_gradable(difficulty.within(reader, where=path), where=path, limit=size)
     if reader.seen.num_repeats:
         _log.warning(

@@ -115,14 +115,15 @@ def detect_layout(row: RawRow, where: str) -> Layout:
 
 
 def read_row(
-    layout: Layout, row: RawRow, *, number: int, where: str, stem: str, removed: set[str]
+    layout: Layout, row: RawRow, *, number: int, where: str, source: str = "", stem: str, removed: set[str]
 ) -> Problem | Dropped:
     """The problem of a row.
 
     Args:
         number: of the row, from 1; its id where the data set has none.
         where: for messages.
-        stem: what to call the source when neither row nor layout does.
+        source: what to call the source, whatever the row says.
+        stem: what to call it when neither row nor layout does.
         removed: names of the keys that were taken out of ``tools_kwargs`` are added to it.
 
     Returns:
@@ -131,7 +132,7 @@ def read_row(
     Raises:
         UsageError: a column is missing, or holds something of a kind that cannot be read.
     """
-    source = str(_text(row, "data_source") or _text(row, "source") or layout.source or stem)
+    source = source or _text(row, "data_source") or _text(row, "source") or layout.source or stem
     given = _first(row, layout.id)
     name = str(number - 1 if given in (_MISSING, None) else given)
     name = name if layout.name == "prepared" else f"{source}/{name}"

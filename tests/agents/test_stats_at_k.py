@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from agents.stats import Sample, Statistics, best_at_k, majority_at_k, pass_at_k, statistics, verl_metrics, worst_at_k
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome, ToolStatus
+from retool_env.record import CallRecord
+from tests.agents.episodes import make_episode
 
 
 @st.composite
@@ -85,9 +87,11 @@ def sample(
 ) -> Sample:
     failed = outcome.failed
     return Sample(
-        ticket=ticket, problem=problem, gold="1", source="aime_2025", outcome=outcome, correct=right and not failed,
-        answer=None if failed else "1" if right else answer, reward=None if failed else 2.0 * right - 1,
-        statuses=statuses, num_turns=2 + 2 * len(statuses), num_action_tokens=100, tool_seconds=0.5 * len(statuses),
+        ticket=ticket, problem=problem, gold="1", source="aime_2025", family="", outcome=outcome,
+        correct=right and not failed, answer=None if failed else "1" if right else answer,
+        reward=None if failed else 2.0 * right - 1,
+        statuses=statuses, errors=("NameError",) * statuses.count(ToolStatus.ERROR), num_turns=2 + 2 * len(statuses),
+        num_action_tokens=100, counted=False, seconds=2.0, tool_seconds=0.5 * len(statuses),
     )  # fmt: skip
 
 
@@ -134,6 +138,25 @@ def test_rates_and_costs(found: Statistics) -> None:
     assert found.tokens_per_solved == 1100 / 6
     assert found.tool_seconds_per_solved == (4 * 0.5 + 4 * 1.0 + 3 * 0.5) / 6
     assert (found.turns.low, found.turns.high) == (4, 6)
+    assert found.tool_error.mean == pytest.approx((0 + 1 / 2 + 1) / 3)  # of the calls of a, b and c
+    assert found.errors == {"NameError": 1.0}
+    assert (found.seconds.mean, found.seconds_per_solved) == (2.0, 11 * 2.0 / 6)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("Traceback (most recent call last):\n  ...\nZeroDivisionError: division by zero\n", "ZeroDivisionError"),
+        ("numpy.linalg.LinAlgError: Singular matrix", "LinAlgError"),
+        ("41\nKeyboardInterrupt", "KeyboardInterrupt"),
+        ("Error 17", "other"),
+        ("Done", "other"),
+        ("", "other"),
+    ],
+)
+def test_the_class_of_an_error_is_what_the_interpreter_said_last(said: str, name: str) -> None:
+    call = CallRecord(turn=0, name="code_interpreter", code="1 / 0", status=ToolStatus.ERROR, text=said)
+    assert Sample.of(make_episode("p", right=False, calls=[call])).errors == (name,)
 
 
 def test_verl_names(found: Statistics) -> None:

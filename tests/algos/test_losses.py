@@ -17,6 +17,7 @@ from torchrl.objectives.llm import GRPOLoss
 from algos.batch import AGGREGATIONS, Sample, micro_batches, rank_batches, weighted
 from algos.correction import Correction
 from algos.losses import OBJECTIVES, KlPenalty, PolicyLoss, SftLoss, make_objective
+from algos.per_token import per_token
 from algos.scorer import Scorer
 from tests.algos.loss_tools import NAN, VOCAB, Table, gradients, make_samples, one_row, relative_error, small_model
 
@@ -52,6 +53,22 @@ def test_a_token_without_behaviour_logprob_has_ratio_one(missing: float) -> None
     assert out["loss_objective"].item() == pytest.approx(-2.0)
     assert scorer.logprobs.grad[0].item() == pytest.approx(-2.0)
     assert out["logprob_gap"].item() == 0.0
+
+
+def test_a_dummy_and_a_tools_token_have_no_gap_to_the_engine(model: nn.Module) -> None:
+    """With the trainer's own log-probabilities beside the engine's: nothing is compared where no engine said a word."""
+    (scored,) = per_token(Scorer(model), make_samples(1), max_tokens=100)
+    sample = replace(make_samples(1)[0], behaviour_logprobs=scored + 0.25, proximal_logprobs=scored)
+    gaps = []
+    for rank in range(2):
+        (batch,) = rank_batches(weighted([sample], num_ranks=2), rank=rank, num_ranks=2, max_tokens=100)
+        out = PolicyLoss(Scorer(model), kl=None)(batch)
+        gaps.append(out["logprob_gap"].item())
+    assert gaps == [pytest.approx(0.25, abs=1e-5), 0.0]
+    moved = one_row([NAN, -1.0], [1.0, 1.0], [0.5, 0.5], proximal_logprobs=[-3.0, -1.0])
+    out = PolicyLoss(Table([-1.0, -0.9]))(moved)
+    assert out["logprob_gap"].item() == pytest.approx(0.1)
+    assert out["logprob_gap_mean"].item() == pytest.approx(0.05)
 
 
 def test_keys_can_be_renamed() -> None:

@@ -61,6 +61,15 @@ def test_by_hand(
     assert step(make_objective(name, **options), ratio, advantage) == pytest.approx((loss, gradient, held))
 
 
+def test_what_the_cap_holds_back_is_told_apart() -> None:
+    """Of three bad tokens one is beyond the cap, one below the range; a good one beyond the range is not the cap's."""
+    batch = one_row([-1.0] * 4, [-1.0, -1.0, -1.0, 1.0], [0.25] * 4)
+    scorer = Table(list(np.log([4.0, 0.5, 1.1, 4.0]) - 1.0))
+    out = PolicyLoss(scorer, objective=make_objective("clip", ratio_cap=3.0))(batch)
+    assert (out["clip_fraction"].item(), out["cap_fraction"].item()) == pytest.approx((0.75, 0.25))
+    assert PolicyLoss(scorer)(batch)["cap_fraction"].item() == 0.0
+
+
 def oracle_two_sided(r: float, a: float, delta: float) -> float:
     """INTELLECT-2's formula as TRL writes it: the ratio of the unclipped branch is bounded by delta."""
     return -min(min(r, delta) * a, float(np.clip(r, 0.8, 1.28)) * a)
@@ -217,6 +226,7 @@ def test_mistakes_are_named() -> None:
         ("cispo", {"max_ratio": 0.5}),
         ("sapo", {"tau_positive": 0.0}),
         ("dppo", {"high": 2.0}),
+        ("clip_cov", {"low": 0.0}),
         ("kl_cov", {"coef": -1.0}),
     ]:
         with pytest.raises(UsageError, match=f"{next(iter(option))}="):

@@ -163,6 +163,19 @@ def test_peak_of_a_step_is_the_measured_one(again: bool, tmp_path: Path) -> None
     assert peak.bytes == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("heads", [2, 6])
+def test_peak_of_scoring_is_the_measured_one(heads: int, tmp_path: Path) -> None:
+    """An MLP that is wide beside its attention, and one that is not."""
+    shape = {"num_key_value_heads": heads, "intermediate_size": 640 if heads == 2 else 200}
+    folder, tokens = small(tmp_path / "model", **shape), 768
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad(), PeakMemory(model.parameters()) as peak:
+        model.model(input_ids=torch.randint(1000, (1, tokens)), use_cache=False)
+    planned = plan(folder, algo__rescore=True, algo__micro_batch_tokens=100, algo__score_tokens=tokens)
+    assert gpu(planned, "a layer without gradients") == pytest.approx(peak.bytes, rel=0.05)
+    assert not [item for item in plan(folder).items if item.name == "a layer without gradients"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("name", ["Qwen2.5-0.5B-Instruct", "Qwen2.5-7B-Instruct"])
@@ -231,6 +244,12 @@ def test_a_cold_start_cuts_its_batch_over_data_ranks(micro: int | None, tokens: 
     assert job_of(check_config(SftConfig, settings)).tokens == tokens
 
 
+def test_a_cold_start_may_count_traces() -> None:
+    settings = {"model": {"path": "Qwen2.5-0.5B-Instruct"}, "cluster": {"gpus": 4}, "env": {"max_context_tokens": 4000}}
+    assert job_of(check_config(SftConfig, settings | {"batch_traces": 32})).tokens == 4000
+    assert job_of(check_config(SftConfig, settings | {"batch_traces": 32, "micro_batch_tokens": 9000})).tokens == 9000
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -292,7 +311,7 @@ def test_advice_is_sorted_and_goes_without_what_is_set_already() -> None:
 
 def test_command_takes_recipes_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=retool_qwen2.5_7b_sft"]) == 0
-    assert "tokens of an optimizer step  at most 65,536" in capsys.readouterr().out
+    assert "tokens of an optimizer step  at most 524,288" in capsys.readouterr().out
     assert main(["experiment=retool_qwen2.5_7b_sft", "gpu_memory_gb=10"]) == 1
     capsys.readouterr()
     assert main(["experiment=retool_qwen2.5_7b_grpo"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -95,6 +96,48 @@ def test_it_trains_as_the_command_does(tiny_folder: Path, tmp_path: Path) -> Non
     assert mine.train(resume_from_checkpoint=True) == final, "a finished run is only evaluated again"
 
 
+def test_the_best_model_is_the_one_that_is_left(tiny_folder: Path, tmp_path: Path) -> None:
+    """Random weights solve nothing before and after, so no evaluation is better than the first."""
+    reward = tmp_path / "luck.py"
+    reward.write_text(
+        "def reward_func(completions, answer, **kwargs):\n"
+        "    return [float(len(c[-1]['content']) % 5) for c in completions]\n"
+    )
+    model = load_model(str(tiny_folder))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    mine = trainer(
+        tiny_folder,
+        tmp_path,
+        model=model,
+        processing_class=PreTrainedTokenizerFast.from_pretrained(str(tiny_folder)),
+        arguments_=arguments(
+            tmp_path / "run", eval_strategy="steps", eval_steps=1, save_steps=1, load_best_model_at_end=True
+        ),
+        eval_dataset=ROWS[:3],
+        overrides=[*ENV, f"env.reward={reward}", "eval.greedy=false"],
+        mask_truncated_completions=False,
+    )
+    assert mine.train().name == "best"
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    final = load_file(tmp_path / "run" / "checkpoints" / "final" / "model.safetensors")
+    assert any(not torch.equal(final[name], before[name]) for name in final), "and yet it was trained"
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["phase"] == "eval"] == [0, 1, 2]
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    """As the Hugging Face implementation of the founding documents names and sets them."""
+    given = inspect.signature(ReToolTrainer.__init__).parameters
+    assert list(given)[1:5] == ["model", "processing_class", "args", "train_dataset"]
+    documented = {
+        "max_turns": 10,
+        "temperature": 0.7,
+        "max_completion_length": 1024,
+        "mask_truncated_completions": True,
+    }
+    assert {name: given[name].default for name in documented} == documented
+
+
 def test_epochs_are_counted_over_the_problems(tiny_folder: Path, tmp_path: Path) -> None:
     given = arguments(tmp_path / "run", max_steps=-1, num_train_epochs=1.5)
     path = tmp_path / "rows.jsonl"
@@ -112,6 +155,12 @@ def test_epochs_are_counted_over_the_problems(tiny_folder: Path, tmp_path: Path)
         ({}, {"lr_scheduler_type": "polynomial"}, "args.lr_scheduler_type='polynomial' is not supported"),
         ({}, {"eval_strategy": "steps", "eval_steps": 1}, "needs eval_dataset"),
         ({}, {"label_smoothing_factor": 0.1}, "args.label_smoothing_factor=0.1 is not supported"),
+        ({}, {"adam_epsilon": 1e-6}, "args.adam_epsilon=1e-06 is not supported"),
+        ({}, {"optim": "adafactor"}, "args.optim='adafactor' is not supported"),
+        ({}, {"auto_find_batch_size": True}, "args.auto_find_batch_size=True is not supported"),
+        ({}, {"push_to_hub": True}, "args.push_to_hub=True is not supported"),
+        ({}, {"metric_for_best_model": "f1"}, "args.metric_for_best_model='f1': the best model is that of the highest"),
+        ({}, {"warmup_steps": 0.1, "max_steps": -1}, "args.warmup_steps=0.1 is a share of the steps; set max_steps"),
         ({"overrides": ["algo.stepz=3"]}, {}, "unknown config key 'algo.stepz'; did you mean 'algo.steps'"),
         ({"max_completion_length": 0}, {}, "env.max_turn_tokens=0"),
     ],

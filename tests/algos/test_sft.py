@@ -17,12 +17,16 @@ from algos.actor_critic import Trained
 from algos.batch import Sample
 from algos.config import OptimConfig, SftConfig
 from algos.losses import SftLoss
+from algos.policy.config import LoraConfig, PolicyOptions
+from algos.policy.model import prepare, trainable
 from algos.policy.world import World
 from algos.schedule import lr_factor
 from algos.scorer import Scorer
 from algos.sft import sft, sft_update
 from algos.sft_data import sft_steps
 from retool_env.compose import compose
+from tests.algos.loss_tools import small_model
+from tests.algos.policy.options import moved
 
 
 def sample(length: int, order: int) -> Sample:
@@ -43,8 +47,38 @@ def test_the_loss_is_the_mean_over_trained_tokens(tiny_folder: Path) -> None:
     trained = Trained(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
     for layout, tokens in (("sorted", None), ("packed", None), ("sorted", 9)):
         config = SftConfig(layout=layout, micro_batch_tokens=tokens)
-        mean = sft_update(SftLoss(Scorer(model)), trained, rows, config, World(), lr=0.0)
-        assert mean == pytest.approx(-float(torch.cat(picked).mean()), rel=1e-5)
+        metrics = sft_update(SftLoss(Scorer(model)), trained, rows, config, World(), lr=0.0)
+        assert metrics["loss"] == pytest.approx(-float(torch.cat(picked).mean()), rel=1e-5)
+        norm = sum(float(p.grad.square().sum()) for p in model.parameters()) ** 0.5
+        assert norm == pytest.approx(min(1.0, metrics["grad_norm"]), rel=1e-4), "clipped to 1"
+        assert metrics["num_skipped_updates"] == 0
+
+
+def test_what_is_not_finite_changes_nothing_and_is_counted(tiny_folder: Path) -> None:
+    model = load_model(str(tiny_folder))
+    trained = Trained(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("inf")
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    metrics = sft_update(SftLoss(Scorer(model)), trained, [sample(5, 30)], SftConfig(), World(), lr=1.0)
+    assert metrics["num_skipped_updates"] == 1 and not math.isfinite(metrics["loss"])
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_only_adapters_drop_anything_out() -> None:
+    """The dropout of the model itself stays off, that of adapters is on."""
+    rows = [sample(9, 30), sample(9, 40)]
+
+    def losses(options: PolicyOptions) -> set[float]:
+        held = prepare(small_model(attention_dropout=0.5).float(), options, World())
+        trained = Trained(model=moved(held), optimizer=torch.optim.SGD(trainable(held), lr=0.0))
+        return {
+            sft_update(SftLoss(Scorer(held)), trained, rows, SftConfig(), World(), lr=0.0)["loss"] for _ in range(3)
+        }
+
+    assert len(losses(PolicyOptions())) == 1
+    assert len(losses(PolicyOptions(lora=LoraConfig(r=4, dropout=0.5)))) == 3
+    assert len(losses(PolicyOptions(lora=LoraConfig(r=4, dropout=0.0)))) == 1
 
 
 def test_batches_stay_in_their_window() -> None:
@@ -54,6 +88,19 @@ def test_batches_stay_in_their_window() -> None:
     assert sorted(flat) == list(range(100))
     assert [{order // 25 for order in flat[start : start + 25]} for start in range(0, 100, 25)] == [{0}, {1}, {2}, {3}]
     assert flat != sorted(flat)
+
+
+def test_a_step_may_be_a_number_of_traces() -> None:
+    """In their order, and with micro-batches of their own the same gradient."""
+    rows = [sample(3 + (7 * k) % 11, k) for k in range(10)]
+    steps = [[row.order for row in step] for step in sft_steps(rows, max_tokens=1, num=4, window=2, seed=1)]
+    assert steps == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    held = small_model().float()
+    trained = Trained(model=held, optimizer=torch.optim.SGD(held.parameters(), lr=0.0))
+    cuts = [SftConfig(batch_traces=10, micro_batch_tokens=tokens) for tokens in (None, 20)]
+    assert cuts[0].pass_tokens == cuts[0].env.max_context_tokens and cuts[1].pass_tokens == 20
+    norms = [sft_update(SftLoss(Scorer(held)), trained, rows, c, World(), lr=0.0)["grad_norm"] for c in cuts]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_schedule() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from agents.run_folder import is_time, read_metrics
 from algos.config import TrainConfig
 from algos.train import train
+from retool_env.cli import main
 from retool_env.compose import compose
 from retool_env.errors import UsageError
 from retool_env.trajectory import Trajectory, read_trajectories
@@ -95,7 +96,10 @@ def test_the_same_seed_gives_the_same_bits(cold_start: Path, tmp_path: Path) -> 
     assert rows(tmp_path / "three") != rows(tmp_path / "one")
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    cold_start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the folder of the run alone, which may have been moved; a changed configuration is refused and named."""
     train(small(tmp_path / "whole", cold_start, "save_every=2"))
     stopped = small(tmp_path / "stopped", cold_start, "save_every=2")
     train(stopped)
@@ -104,8 +108,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(cold_start: Path, tmp_path: P
         shutil.rmtree(run / "checkpoints" / name)
     with pytest.raises(UsageError, match="holds a run already"):
         train(stopped)
-    train(stopped.model_copy(update={"resume": True}))
+    run = run.rename(tmp_path / "moved")
+    before = sorted(path.name for path in run.rglob("*"))
+    assert main(["train", "--resume", str(run), "algo.steps=9", "env.reward=accuracy"]) == 2
+    refused = capsys.readouterr().err
+    assert "(algo.steps, env.reward differ)" in refused
+    assert "it has algo.steps=4, env.reward=pm1, and this is algo.steps=9, env.reward=accuracy" in refused
+    assert sorted(path.name for path in run.rglob("*")) == before
+    assert main(["train", "--resume", str(run)]) == 0
     assert_same_run(tmp_path / "whole", run)
+
+
+def test_a_run_that_was_ended_early_can_go_on(cold_start: Path, tmp_path: Path) -> None:
+    train(small(tmp_path / "whole", cold_start, "algo.steps=3"))
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def after_step(step: int, model: torch.nn.Module) -> bool:
+        seen.append((step, next(model.parameters()).detach().clone()))
+        return step < 2
+
+    stopped = small(tmp_path / "stopped", cold_start, "algo.steps=3")
+    train(stopped, after_step=after_step)
+    assert [step for step, _ in seen] == [1, 2]
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert [row["step"] for row in rows(tmp_path / "stopped") if row["phase"] == "train"] == [0, 1]
+    train(stopped.model_copy(update={"resume": True}))
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_run_does_not_go_on_with_other_problems(cold_start: Path, tmp_path: Path) -> None:

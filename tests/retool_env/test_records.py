@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,6 +98,39 @@ def test_log_probabilities_survive_json(value: float) -> None:
     changed = Transcript(**{**vars(base), "logprobs": np.array([np.nan, value, value], dtype=np.float32)})
     one = Trajectory(ticket=0, group=0, sample=0, record=record(True), transcript=changed)
     assert Trajectory.from_json(one.to_json()).transcript.logprobs.tobytes() == changed.logprobs.tobytes()
+
+
+def test_an_episode_that_was_written_needs_no_list_of_nothing() -> None:
+    written = Transcript(
+        **{
+            **vars(transcript()),
+            "logprobs": np.full(3, np.nan, dtype=np.float32),
+            "policy_version": np.full(3, -1, dtype=np.int64),
+        }
+    )
+    one = Trajectory(ticket=0, group=0, sample=0, record=record(True), transcript=written, num_counted=7)
+    row = json.loads(one.to_json())
+    assert row["logprobs"] is None and row["policy_version"] is None
+    two = Trajectory.from_json(one.to_json())
+    assert two.transcript.logprobs.tobytes() == written.logprobs.tobytes()
+    assert two.transcript.policy_version.tobytes() == written.policy_version.tobytes()
+    assert (two.num_counted, two.failure) == (7, "")
+
+
+@pytest.mark.parametrize("whole", [0, 1, 3])
+def test_a_torn_line_longer_than_a_block_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int
+) -> None:
+    monkeypatch.setattr("retool_env.trajectory._BLOCK", 100)
+    path = tmp_path / "t.jsonl"
+    append_trajectories(path, [trajectory(k) for k in range(whole)])
+    before = path.read_bytes()
+    with path.open("a") as file:
+        file.write(trajectory(9).to_json()[:350])
+    drop_torn_line(path)
+    assert path.read_bytes() == before
+    drop_torn_line(path)
+    assert path.read_bytes() == before
 
 
 def test_a_torn_line_is_left_out_and_can_be_dropped(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ VARIANTS = {
     "recomputed": ({}, {"gradient_checkpointing": True}),
     "offloaded": ({}, {"parallel": {"offload": True}}),
     "gathered once": ({}, {"parallel": {"reshard": False}}),
+    "sequences alone, recomputed": ({}, {"attention": "varlen", "gradient_checkpointing": True}),
     "tied, recomputed, offloaded": (
         {"tie_word_embeddings": True},
         {"gradient_checkpointing": True, "parallel": {"offload": True}},

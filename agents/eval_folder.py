@@ -1,0 +1,283 @@
+"""The folder of an evaluation: what was measured with, every episode, every failure.
+
+===================  ================================================================================
+run.json             configuration, identity and its hash, versions, every launch with its times
+trajectories.jsonl   the episodes that count, one line each (``retool_env.trajectory``), appended
+failures.jsonl       those that infrastructure ended, the same with ``attempt``; never scored
+summary.json         all numbers (:mod:`agents.eval_summary`); ``summary.md`` the readable part
+misses.md            every wrong answer with its cause
+===================  ================================================================================
+
+Contract: an episode goes to exactly one of three places: success to ``trajectories.jsonl``, failure of infrastructure
+to ``failures.jsonl``, and a kill nowhere. So what is left to play is a difference of sets, after any kill, and a line
+torn by one is dropped. Lines are handed to the kernel one by one, which a killed process cannot undo; they are forced
+to the disk when the folder is closed. One process at a time writes in a folder.
+Left out: numbers; and what a power failure leaves.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Final
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+import retool_env
+from agents.config import EvalConfig
+from agents.identity import Identity, differences
+from agents.misses import Miss
+from agents.stats import Sample
+from retool_env.errors import UsageError
+from retool_env.files import atomic
+from retool_env.trajectory import Trajectory, drop_torn_line, read_trajectories
+
+__all__ = ["EvalFolder", "Launch", "Played", "RunFile", "is_evaluation", "read_run"]
+
+RUN, TRAJECTORIES, FAILURES = "run.json", "trajectories.jsonl", "failures.jsonl"
+SCHEMA: Final = 1
+_LIBRARIES: Final = ("torch", "transformers", "math-verify", "sympy", "numpy", "gymnasium")
+
+
+class Launch(BaseModel):
+    """One start of the command.
+
+    Attributes:
+        started: UTC; ``ended`` is ``None`` for one that was killed, or still runs.
+        num_before: episodes that were there already.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    started: str
+    ended: str | None = None
+    seconds: float | None = None
+    num_before: int
+    host: str
+    cores: int
+    platform: str
+    versions: dict[str, str]
+
+
+class RunFile(BaseModel):
+    """``run.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA
+    kind: str = "evaluation"
+    hash: str
+    num_episodes: int
+    identity: Identity
+    config: dict[str, JsonValue]
+    launches: tuple[Launch, ...] = ()
+
+
+class Played:
+    """What is known about the episodes of an evaluation, without their tokens.
+
+    Attributes:
+        samples: of every episode that counts, by ticket.
+        misses: the wrong ones among them.
+        failed: the last failure of every ticket that has no episode that counts.
+        attempts: how often each ticket has failed.
+    """
+
+    def __init__(self) -> None:
+        self.samples: dict[int, Sample] = {}
+        self.misses: dict[int, Miss] = {}
+        self.failed: dict[int, tuple[Sample, Miss]] = {}
+        self.attempts: Counter[int] = Counter()
+
+    @classmethod
+    def read(cls, folder: Path) -> Played:
+        """What the files say, but for a torn last line.
+
+        Raises:
+            UsageError: a line cannot be read, or an episode is there twice.
+        """
+        played = cls()
+        for name in (FAILURES, TRAJECTORIES):
+            for trajectory in read_trajectories(folder / name):
+                if trajectory.ticket in played.samples:
+                    raise UsageError(f"{folder / name}: episode {trajectory.ticket} is there twice; delete one line")
+                played.note(trajectory)
+        return played
+
+    def note(self, trajectory: Trajectory) -> None:
+        """One more episode."""
+        ticket, sample, miss = trajectory.ticket, Sample.of(trajectory), Miss.of(trajectory)
+        if sample.outcome.failed:
+            assert miss is not None, "a failure is no right answer"
+            self.attempts[ticket] += 1
+            self.failed[ticket] = (sample, miss)
+            return
+        assert ticket not in self.samples, f"ticket {ticket} was played twice"
+        self.failed.pop(ticket, None)
+        self.samples[ticket] = sample
+        if miss is not None:
+            self.misses[ticket] = miss
+
+
+class EvalFolder:
+    """A folder that this process writes; a run that was begun in it goes on.
+
+    Args:
+        path: made if it does not exist.
+        config: with the environment as it is played.
+        total: episodes when all are played.
+
+    Attributes:
+        played: what is in it.
+
+    Raises:
+        UsageError: the folder cannot be made, holds something else, or a run that differs; another process writes it.
+    """
+
+    def __init__(self, path: str | Path, config: EvalConfig, identity: Identity, *, total: int) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
+        self._check(identity)
+        self._lock = self._take_lock()
+        self._trajectories = self._open(TRAJECTORIES)
+        self._failures = self._open(FAILURES)
+        self.played = Played.read(self.path)
+        self._began = time.monotonic()
+        old = read_run(self.path).launches if (self.path / RUN).is_file() else ()
+        self._run = RunFile(
+            hash=identity.hash,
+            num_episodes=total,
+            identity=identity,
+            config=config.model_dump(mode="json"),
+            launches=(*old, _launch(len(self.played.samples))),
+        )
+        self._write_run()
+
+    @property
+    def run(self) -> RunFile:
+        """What ``run.json`` says."""
+        return self._run
+
+    def keep(self, trajectories: Iterable[Trajectory]) -> None:
+        """Append each to the file that it belongs in; what was handed over survives a kill."""
+        successes, failures = [], []
+        for trajectory in trajectories:
+            self.played.note(trajectory)
+            if trajectory.record.outcome.failed:
+                attempt = self.played.attempts[trajectory.ticket]
+                row = json.loads(trajectory.to_json()) | {"attempt": attempt, "time": _now()}
+                failures.append(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                successes.append(trajectory.to_json() + "\n")
+        for file, lines in ((self._trajectories, successes), (self._failures, failures)):
+            if lines:
+                file.write("".join(lines).encode())
+                file.flush()
+
+    def close(self) -> None:
+        """End this launch; idempotent."""
+        if self._trajectories.closed:
+            return
+        *before, last = self._run.launches
+        ended = last.model_copy(update={"ended": _now(), "seconds": round(time.monotonic() - self._began, 3)})
+        self._run = self._run.model_copy(update={"launches": (*before, ended)})
+        self._write_run()
+        for file in (self._trajectories, self._failures):
+            os.fsync(file.fileno())
+            file.close()
+        self._lock.close()
+
+    def _check(self, identity: Identity) -> None:
+        """Refuse a folder with something else in it."""
+        if (self.path / RUN).is_file():
+            if found := differences(read_run(self.path).identity, identity):
+                raise UsageError(
+                    f"out={str(self.path)!r} holds a run with another configuration ({'; '.join(found)}); "
+                    "give another out=..., or delete the folder"
+                )
+        elif other := next((name for name in ("config.yaml", TRAJECTORIES) if (self.path / name).exists()), ""):
+            raise UsageError(
+                f"out={str(self.path)!r} holds a run that is no evaluation of this version ({other} without {RUN}); "
+                "give another out=..."
+            )
+
+    def _take_lock(self) -> IO[bytes]:
+        """A file that is locked as long as this process lives, whatever becomes of its children."""
+        file = (self.path / ".lock").open("wb")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise UsageError(f"out={str(self.path)!r}: another process is writing there; wait for it") from error
+        return file
+
+    def _open(self, name: str) -> IO[bytes]:
+        """The file, for appending, without a torn line."""
+        drop_torn_line(self.path / name)
+        return (self.path / name).open("ab")
+
+    def _write_run(self) -> None:
+        with atomic(self.path / RUN) as temporary:
+            temporary.write_text(self._run.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether an evaluation was begun in the folder."""
+    return (folder / RUN).is_file()
+
+
+def read_run(folder: Path) -> RunFile:
+    """``run.json`` of an evaluation's folder.
+
+    Raises:
+        UsageError: there is none, or none that this version understands.
+    """
+    path = folder / RUN
+    if not path.is_file():
+        raise UsageError(f"{str(folder)!r} holds no evaluation: it has no {RUN}")
+    try:
+        return RunFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path}: not the record of an evaluation ({error.errors()[0]['msg']})") from error
+
+
+def _launch(num_before: int) -> Launch:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Launch(
+        started=_now(),
+        num_before=num_before,
+        host=platform.node(),
+        cores=cores,
+        platform=f"{platform.system()} {platform.machine()}",
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "retool": retool_env.__version__}
+    root = Path(retool_env.__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+            found["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
