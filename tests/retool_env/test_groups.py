@@ -20,7 +20,7 @@ from retool_env.groups import GROUPS, Option, config_folder, group_names, option
 KINDS: dict[str, type[Config]] = {"train": TrainConfig, "eval": EvalConfig, "sft": SftConfig}
 # Options that are tried alone, because they set what others set too, or go with another command than `train`.
 ALONE = {"env": "train", "trainer": "train", "tools/notebook": "train", "sampling/greedy": "eval"}
-TRIED_ELSEWHERE = ("algo", "experiment")  # tests/test_recipes.py
+TRIED_ELSEWHERE = ("algo", "experiment", "benchmark")  # tests/test_recipes.py, tests/agents/test_suite.py
 
 
 def option_sets() -> list[tuple[str, list[Option]]]:
@@ -67,7 +67,7 @@ def test_every_file_is_an_option_of_some_command_and_says_what_it_is() -> None:
     found = [one for name, kind in KINDS.items() for group in GROUPS for one in options(name, kind, group)]
     assert {f"{one.group}/{one.name}" for one in found} == files
     assert all(10 < len(one.about) <= 100 for one in found)
-    assert set(group_names("train", TrainConfig)) == set(GROUPS)
+    assert set(group_names("train", TrainConfig)) == set(GROUPS) - {"benchmark"}
     assert group_names("demo", DemoConfig) == []
 
 
@@ -102,7 +102,12 @@ def test_a_mapping_of_an_option_replaces_the_recipes() -> None:
 def test_an_option_can_be_put_elsewhere() -> None:
     config = train("data=dapo", "data@eval.problems=aime_2025", "sampling=train")
     assert config.problems.path == "data/data/dapo-math-17k.parquet"
-    assert config.eval.problems.path == "data/aime_2025.jsonl" and config.eval.problems.split == "heldout"
+    assert (config.eval.problems.name, config.eval.problems.split) == ("aime_2025", "heldout")
+
+
+def test_an_option_beats_a_benchmark() -> None:
+    config = compose("eval", EvalConfig, ["benchmark=math_500", "sampling=greedy"])
+    assert (config.samples, config.sampling.temperature, config.problems.name) == (4, 0.0, "math_500")
 
 
 def test_agents_without_a_file_are_still_named_by_the_short_form() -> None:
@@ -144,7 +149,7 @@ def test_a_group_that_a_command_does_not_have_is_an_unknown_key() -> None:
 def test_help_lists_groups_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    for group in GROUPS:
+    for group in group_names("train", TrainConfig):
         assert f"\n  {group}: {GROUPS[group]}\n" in shown
     for line in ("    drgrpo  ", "    hermes  ", "    strategic  ", "    tiny_strategic  "):
         assert f"\n{line}" in shown
