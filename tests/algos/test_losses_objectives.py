@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -210,6 +211,12 @@ def test_every_knob_changes_the_loss(name: str, knob: dict) -> None:
     plain = PolicyLoss(scorer, objective=make_objective(name))(batch)["loss_objective"].item()
     turned = PolicyLoss(scorer, objective=make_objective(name, **knob))(batch)["loss_objective"].item()
     assert abs(plain - turned) > 1e-3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_names_its_source(name: str) -> None:
+    kind, _ = OBJECTIVES[name]
+    assert re.search(r"\b\d{4}\.\d{5}\)", kind.__doc__ or ""), name
 
 
 def test_mistakes_are_named() -> None:
