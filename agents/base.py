@@ -15,7 +15,7 @@ a stop string or is the end-of-turn id; that id is returned, with its log-probab
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -189,7 +189,9 @@ def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
         EngineError: the engine failed; the message is logged, because episodes keep only the outcome.
     """
     try:
-        return agent.act_many(requests) if isinstance(agent, BatchAgent) else [agent.act(r) for r in requests]
+        # Not isinstance(agent, BatchAgent): for a protocol that costs more than a turn of the environment.
+        many: Callable[[Sequence[Request]], list[Generation]] | None = getattr(agent, "act_many", None)
+        return many(requests) if many is not None else [agent.act(request) for request in requests]
     except EngineError as error:
         _log.error("the engine failed: %s", error)
         raise
