@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from retool_env.cli import COMMANDS, GROUPS, _load, _overrides
+from retool_env.cli import COMMANDS, GROUPS, _load, _overrides, _suite
 from retool_env.compose import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,11 +49,15 @@ def check_group(command: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
-def test_command_line_is_understood(line: str) -> None:
+def test_command_line_is_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, command, *arguments = shlex.split(line)
     if command in GROUPS:
         check_group(command, arguments)
         return
+    for name in (argument for argument in arguments if re.fullmatch(r"[\w-]+\.jsonl", argument)):
+        (tmp_path / name).touch()  # a DATASET is a file that is there
+    monkeypatch.chdir(tmp_path)
+    _, arguments = _suite(arguments)
     overrides = [argument for argument in _overrides(arguments, COMMANDS[command]) if argument != "-m"]
     compose(command, _load(COMMANDS[command].config), overrides)
 
