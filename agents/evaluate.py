@@ -58,7 +58,7 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     try:
         env = _with_room(env, agent)
         check_prompts(source, env)
-        identity = identify(config, env, source, model=getattr(agent, "model", None))
+        identity = identify(config, env, source, model=getattr(agent, "model_name", None))
         config = config.model_copy(update={"env": env})
         with closing(EvalFolder(config.out, config, identity, total=source.size * config.samples)) as folder:
             _play_and_report(config, source, agent, folder)

@@ -102,7 +102,7 @@ class OpenAIAgent:
             write: 1 with the model's own tokenizer, about 4 with bytes.
 
     Attributes:
-        model: its name.
+        model_name: what the endpoint calls the model; "" before it was found out.
 
     Raises:
         UsageError: no http or https URL.
@@ -135,7 +135,7 @@ class OpenAIAgent:
         self._courier = Courier(
             self.url, headers=headers, max_connections=max_connections, connect_seconds=_CONNECT_SECONDS
         )
-        self.model = model or ""
+        self.model_name = model or ""
 
     def connect(self) -> None:
         """Find out whether anything is there, and which model it has, where that was not said.
@@ -150,7 +150,7 @@ class OpenAIAgent:
             raise UsageError(
                 f"agent.url={self.url!r}: nothing answers there ({why}); is the server running?"
             ) from error
-        if self.model:
+        if self.model_name:
             return
         try:
             names = [model.id for model in _Models.model_validate_json(answer.content).data]
@@ -159,7 +159,7 @@ class OpenAIAgent:
         if len(names) != 1:
             found = shorten(", ".join(names), 200) or f"none are named there (status {answer.status_code})"
             raise UsageError(f"agent.model is not set, and {self.url} has no single model: {found}")
-        self.model = names[0]
+        self.model_name = names[0]
 
     def act(self, request: Request) -> Generation:
         """One turn; see :class:`~agents.base.Agent`.
@@ -190,7 +190,7 @@ class OpenAIAgent:
 
     def _body(self, request: Request) -> bytes:
         body: dict[str, JsonValue] = {
-            "model": self.model,
+            "model": self.model_name,
             "messages": chat_messages(request.messages, self._dialect, structured=self._structured),
             "max_tokens": max(1, request.budget // self._ids_per_token),
             "temperature": request.sampling.temperature,

@@ -1,8 +1,8 @@
 """``retool play``: a person solves problems at the terminal, as the agent.
 
 The environment is the real one: programs run in the sandbox, their output is cut as a model's would be, and the
-verifier judges the last turn. Contract: ends after one problem, or, at a terminal and without ``index``, when the person has had
-enough; leaving in the middle of a problem (end of input, ``:quit``) leaves no episode.
+verifier judges the last turn. Contract: ends after one problem, or, at a terminal and without ``index``, when the
+person has had enough; leaving in the middle of a problem (end of input, ``:quit``) leaves no episode.
 Left out: a clock.
 """
 

@@ -39,11 +39,13 @@ from retool_env.config import Config, check_config
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.files import atomic
 from retool_env.sources.benchmarks import dataset_overrides
+from retool_env.terminal import shorten
 
 __all__ = ["Cell", "SuiteConfig", "read_suite", "run_suite"]
 
 _KEY: Final = re.compile(r"[\w.@/-]+")
 _PLAIN: Final = re.compile(r"[A-Za-z][\w./:+@-]*")
+_LONGEST: Final = 2000  # more would not go through a pipe that nobody reads yet
 Settings = dict[str, JsonValue]
 
 
@@ -193,12 +195,12 @@ def _play_apart(cell: Cell) -> str:
     process = context.Process(target=_play, args=(cell.overrides, there), name=cell.name)
     process.start()
     there.close()
+    process.join()  # an interrupted one ends by itself, with its numbers written
     try:
-        why = str(here.recv())
+        # Not before: what it has started may outlive it for a moment, and hold the other end.
+        why = str(here.recv()) if here.poll() else ""
     except EOFError:  # it died before it could say how it ended
         why = ""
-    finally:
-        process.join()  # which an interrupted one ends by itself, with its numbers written
     if process.exitcode == 0:
         return ""
     return why or f"its process ended with {process.exitcode}"
@@ -211,11 +213,11 @@ def _play(overrides: Sequence[str], told: Connection) -> None:
     try:
         evaluate_agent(compose("eval", EvalConfig, list(overrides)))
     except (UsageError, InfrastructureError) as error:
-        told.send(str(error))
+        told.send(shorten(str(error), _LONGEST))
         raise SystemExit(3) from error
     except Exception as error:  # an agent, a tool or a reward may be the user's own, and fail as it likes
         traceback.print_exc()
-        told.send(f"{type(error).__name__}: {error}")
+        told.send(shorten(f"{type(error).__name__}: {error}", _LONGEST))
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -1,15 +1,19 @@
 """Numbers of a training step, computed from its trajectories; names follow verl where it has one.
 
 ``num_turns`` counts as verl does: 1 for the prompt, plus assistant turns, plus tool turns. ``response_length`` is of
-all tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote. A family
-that did not occur in a step has no entry: an absent number is never 0. Accuracy is counted from verdicts, never from
-rewards. ``docs/metrics.md`` has every name; :mod:`algos.call_metrics` counts calls and seconds.
+all tokens behind the prompt, what tools said included; ``num_action_tokens`` of those that the policy wrote.
+``rollout_entropy`` is the mean of minus the log-probability of the sampled tokens: an estimate of the policy's entropy
+that is of the same tokens whatever is trained on, unlike ``actor/entropy``. A family that did not occur in a step has
+no entry: an absent number is never 0. Accuracy is counted from verdicts, never from rewards. ``docs/metrics.md`` has
+every name; :mod:`algos.call_metrics` counts calls and seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, pstdev
+
+import numpy as np
 
 from agents.stats import Sample, statistics, summarise, verl_metrics
 from algos.call_metrics import Metrics, call_metrics, shares, time_metrics
@@ -46,6 +50,8 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
         "num_failed": float(sum(t.record.outcome.failed for t in trajectories)),
         "num_unscored": float(len(trajectories) - len(scored)),
     }
+    if surprises := _surprises(scored):
+        metrics["rollout_entropy/mean"] = fmean(surprises)
     for part in sorted({p.name for t in scored for p in t.record.reward_parts}):
         metrics |= _part_metrics(part, [p for t in scored for p in t.record.reward_parts if p.name == part])
     for family in sorted({t.record.problem.family for t in scored} - {""}):
@@ -85,6 +91,11 @@ def _mean(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], f
 def _range(name: str, rows: Sequence[Trajectory], value: Callable[[Trajectory], float]) -> Metrics:
     values = [float(value(row)) for row in rows]
     return {f"{name}/mean": fmean(values), f"{name}/max": max(values), f"{name}/min": min(values)} if rows else {}
+
+
+def _surprises(trajectories: Sequence[Trajectory]) -> list[float]:
+    """Minus the log-probability of every token that a policy sampled, under the distribution that it came from."""
+    return [-p for t in trajectories for p in t.transcript.logprobs[np.isfinite(t.transcript.logprobs)].tolist()]
 
 
 def _lengths(name: str, rows: Sequence[Trajectory]) -> Metrics:

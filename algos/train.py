@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,10 @@ from retool_env.rewards import describe, make_reward
 from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory, append_trajectories
 
-__all__ = ["make_rollouts", "train"]
+__all__ = ["AfterStep", "make_rollouts", "train"]
+
+AfterStep = Callable[[int, nn.Module], bool]
+"""Gets the number of finished steps and the policy, on every rank; ``False`` ends the run as if that were all steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +68,15 @@ class _Job:
     logger: RunLogger | None
     store: RolloutStore | None
     alarms: Alarms
+    after_step: AfterStep | None
     num_problems: int | None
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, *, after_step: AfterStep | None = None) -> Path:
     """Run ``retool train``; returns the folder of the last checkpoint, or where it would be after a dry run.
+
+    Args:
+        after_step: called after every step, to watch the run or to end it early.
 
     Raises:
         UsageError: a file or value that cannot work; nothing has been trained then.
@@ -85,7 +92,7 @@ def train(config: TrainConfig) -> Path:
         world = World.join(sequence_parallel=config.model.parallel.sequence)
         stack.callback(world.leave)
         run = open_run(config, world)
-        _run(config, env, run, replayed, world, stack)
+        _run(config, env, run, replayed, world, stack, after_step)
     return Path(config.out) / "checkpoints" / "final"
 
 
@@ -124,6 +131,7 @@ def _run(
     replayed: Rollouts | None,
     world: World,
     stack: contextlib.ExitStack,
+    after_step: AfterStep | None,
 ) -> None:
     parts = make_actor_critic(config, world)
     _check_layout(config, parts.scorer.model)
@@ -157,6 +165,7 @@ def _run(
         logger=logger,
         store=open_store(config, run.path, first=position.step) if run is not None else None,
         alarms=Alarms(has_tools=bool(env.tools), tolerance=_tolerance(config)),
+        after_step=after_step,
         num_problems=None if replayed else open_source(**config.problems.model_dump()).size,
     )
     _loop(job, first_step=position.step)
@@ -204,6 +213,9 @@ def _loop(job: _Job, *, first_step: int) -> None:
         _log(job, step, trajectories, metrics)
         if config.save_every and (step + 1) % config.save_every == 0:
             _save(job, f"step-{step + 1:06d}", step + 1)
+        if job.after_step is not None and not job.after_step(step + 1, job.learner.parts.model):
+            steps = step + 1
+            break
     _save(job, "final", steps)
     _evaluate(job, steps, final=True)
     job.checkpoints.wait()

@@ -24,8 +24,9 @@ INTRODUCTION = """\
 # Every key
 
 Made by `python docs/make_reference.py` from the configuration classes; `retool COMMAND --help` prints the same for one
-command. A key is written `section.key=value` on the command line (`algo.kl.coef=0.01`), nested in YAML, and as a keyword
-in `gymnasium.make` where it belongs to `env`. An unknown key or a value of another type is an error that names the key.
+command. A key is written `section.key=value` on the command line (`algo.kl.coef=0.01`), nested in YAML, and as a
+keyword in `gymnasium.make` where it belongs to `env`. An unknown key or a value of another type is an error that names
+the key.
 """
 
 
@@ -130,9 +131,9 @@ def _groups() -> Iterator[str]:
 
 def _head(text: str) -> str:
     """The first sentence of the comment at the head of a file; "Dr." ends none."""
-    comment = re.match(r"(?:# ?.*\n)*", text.removeprefix("# @package _global_\n"))
+    comment = re.match(r"(?:# @package .*\n)?((?:# ?.*\n)*)", text)
     assert comment
-    words = " ".join(line.lstrip("# ").strip() for line in comment[0].splitlines())
+    words = " ".join(line.lstrip("# ").strip() for line in comment[1].splitlines())
     return re.split(r"(?<=\.)(?<!Dr\.)\s", words, maxsplit=1)[0]
 
 

@@ -177,8 +177,8 @@ ALIASES = {
 }
 SUITE = "--suite"
 
-# Keys as verl writes them.
-OTHER_KEYS = {"trainer.dry_run": "dry_run"}
+# Names under which documents know a key.
+OTHER_KEYS = {"trainer.dry_run": "dry_run", "rollouts.replay": "rollout.replay"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

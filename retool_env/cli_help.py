@@ -1,6 +1,7 @@
-"""``retool COMMAND --help``: every setting, its default and what it means, read from the configuration classes.
+"""``retool COMMAND --help``: groups and their options, and every setting, its default and what it means.
 
-A setting is documented once, in the ``Attributes:`` section of its class; this module only lays it out.
+A setting is documented once, in the ``Attributes:`` section of its class, and an option in its YAML file; this module
+only lays them out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+
+from retool_env.groups import GROUPS, group_names, options
+from retool_env.terminal import shorten
 
 __all__ = ["command_help"]
 
@@ -43,6 +47,7 @@ def command_help(
         lines += [f"  {command}", f"      {meaning}"]
     if flags := list(_flags(aliases, dict(_all_meanings(config(), "")))):
         lines += ["", "flags, each another way to write a setting:", *flags]
+    lines += _groups(name, config)
     lines += ["", "settings (with defaults; `experiment=NAME` loads a recipe from configs/experiment first):"]
     return "\n".join([*lines, *_settings(config(), "")])
 
@@ -69,6 +74,18 @@ def _filled(text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
+def _groups(name: str, config: type[BaseModel]) -> list[str]:
+    groups = {group: options(name, config, group) for group in group_names(name, config)}
+    if not groups:
+        return []
+    lines = ["", "groups (`reward=strategic` sets what configs/reward/strategic.yaml says; each key can be set alone):"]
+    for group, found in groups.items():
+        lines.append(f"  {group}: {GROUPS[group]}")
+        width = max(len(option.name) for option in found) + 2
+        lines += [f"    {option.name:{width}}{shorten(option.about, WIDTH - width - 4)}" for option in found]
+    return lines
+
+
 def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
     meanings = _meanings(type(defaults))
     for name, value in defaults:
@@ -82,13 +99,17 @@ def _settings(defaults: BaseModel, prefix: str) -> Iterator[str]:
 
 
 def _meanings(config: type[BaseModel]) -> dict[str, str]:
-    """The ``Attributes:`` section of the class, without its markup."""
-    _, _, section = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
-    entries = _ENTRY.findall(textwrap.dedent(section))
+    """The ``Attributes:`` sections of the class and of those that it extends, without their markup."""
+    entries = [entry for base in reversed(config.__mro__) for entry in _entries(base)]
     return {
         name: re.sub(r"\s+", " ", re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"\1", text)).replace("``", "")
         for name, text in entries
     }
+
+
+def _entries(config: type) -> list[tuple[str, str]]:
+    _, _, section = inspect.cleandoc(config.__dict__.get("__doc__") or "").partition("Attributes:\n")
+    return _ENTRY.findall(textwrap.dedent(section))
 
 
 def _show(value: Any) -> str:

@@ -20,9 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from retool_env.choices import written
 from retool_env.config import Config, check_config
 from retool_env.errors import UsageError, did_you_mean
-from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names, written
+from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names
 from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
@@ -122,12 +123,15 @@ def _explain(error: Exception, name: str, kind: type[Config]) -> str:
     if match := re.search(r"Could not find '([^']+)'", str(error)):
         group, _, option = match[1].rpartition("/")
         known = option_names(group) if group in GROUPS else []
-        return f"{group}={option!r} is unknown{did_you_mean(option, known)}{_own(group)}"
+        return f"{group}={option!r} is unknown{did_you_mean(option, known)}{_remedy(group, option)}"
     return "config: " + " ".join(text.split())
 
 
-def _own(group: str) -> str:
-    """Where a value that is no option of the group goes."""
+def _remedy(group: str, option: str) -> str:
+    """What to do about a value that is no option: install a plugin of Hydra, or set the group's own key."""
+    extras = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "optuna": "optuna"}
+    if group.startswith("hydra/") and option in extras:
+        return f"; it needs the [{extras[option]}] extra: pip install 'retool-env[{extras[option]}]'"
     keys = {"dialect": "env.dialect", "tools": "env.tools", "sandbox": "env.sandbox", "reward": "env.reward"}
     keys |= {"verifier": "env.verifier", "data": "problems.path", "model": "model.path"}
     return f"; one of your own is {keys[group]}=..." if group in keys else ""

@@ -5,6 +5,7 @@ The names are the same in ``gymnasium.make``, in YAML and on the command line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
@@ -18,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from retool_env.dialects import make_dialect
 from retool_env.episode import EpisodeLimits
@@ -63,10 +65,18 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
         key = ".".join([where, *path] if where else path)
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown key {key!r}{did_you_mean(path[-1], _fields(kind, path[:-1]))}") from error
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ") + _nearest(first)
         shown = path and first["type"] != "missing" and not isinstance(first["input"], dict)
         value = f"{key}={first['input']!r}: " if shown else f"{key}: " if path else ""
         raise UsageError(f"{value}{message[:1].lower()}{message[1:]}") from error
+
+
+def _nearest(error: ErrorDetails) -> str:
+    """What may have been meant where only some words are allowed."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    hint = did_you_mean(error["input"], re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected"))))
+    return hint if "did you mean" in hint else ""
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
@@ -89,7 +99,22 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 class SourceConfig(Config):
-    """What can be set about a part of a mixture as about the whole; see :class:`ProblemsConfig`."""
+    """What can be set about a part of a mixture as about the whole.
+
+    Attributes:
+        name: ``arithmetic`` (procedural), ``file``, a layout of a file (``gsm8k``), ``mixture``, or your own
+            ``path/to/file.py:Class``.
+        path: a .jsonl, .json, .csv or .parquet file, or ``hf:owner/name`` for a data set on the hub.
+        layout: of the file; ``null`` to find it out.
+        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
+        seed: of a procedural source, and of a mixture.
+        size: first so many problems; ``null`` for all of a file, or an endless source.
+        families: weights of a procedural source's families; ``null`` for equal ones.
+        unique: leave out the questions of a file that came before.
+        rates: bank of measured pass rates, written by ``retool data rates``.
+        band: ``[lowest, highest]``: only problems with a pass rate between the two.
+        curriculum: easy problems first, in every pass.
+    """
 
     name: str = "arithmetic"
     path: str | None = None
@@ -118,18 +143,7 @@ class ProblemsConfig(SourceConfig):
     """Where problems come from (see ``retool_env.sources.open_source``).
 
     Attributes:
-        name: ``arithmetic`` (procedural), ``file``, a layout of a file (``gsm8k``), or ``mixture``.
-        path: a .jsonl, .json, .csv or .parquet file, or ``hf:owner/name`` for a data set on the hub.
-        layout: of the file; ``null`` to find it out.
-        split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
-        seed: of a procedural source, and of a mixture.
-        size: first so many problems; ``null`` for all of a file, or an endless source.
-        families: weights of a procedural source's families; ``null`` for equal ones.
-        unique: leave out the questions of a file that came before.
-        rates: bank of measured pass rates, written by ``retool data rates``.
-        band: ``[lowest, highest]``: only problems with a pass rate between the two.
-        curriculum: easy problems first, in every pass.
-        parts: of a mixture: ``[{name: gsm8k, path: a.jsonl, weight: 2}, ...]``, with the keys above.
+        parts: of a mixture: ``[{name: gsm8k, path: a.jsonl, weight: 2}, ...]``, with the other keys of this section.
     """
 
     parts: tuple[PartConfig, ...] = ()
@@ -154,7 +168,13 @@ class EnvConfig(Config):
         tool_cost: price of a call in the ``strategic`` reward.
         verifier: who says what is right: ``retool``, ``math_verify``, ``boxed_exact``, or your own as
             ``path/to/file.py:function`` (see ``docs/verifier.md``).
-        max_context_tokens: see :class:`~retool_env.episode.EpisodeLimits`, as are the other limits of turns and tokens.
+        max_context_tokens: ids of an episode, prompt included; a turn has at most what is left of them.
+        max_turn_tokens: sampled ids of one turn.
+        max_tool_rounds: executed rounds of calls; the last one may still be answered.
+        max_tool_tokens: ids of one output; a longer one keeps its head and its tail.
+        max_invalid_calls: turns in a row without a well-formed call, which then end the episode.
+        max_calls_per_turn: calls of one turn that are run.
+        max_void_turns: turns with neither call nor answer, of which the last one ends the episode.
         max_tool_rounds: rounds of calls that are run; one more turn is left for the answer.
         cpu_seconds: processor time of one program; see :class:`~retool_env.sandbox.base.Limits`.
         wall_seconds: wall-clock backstop of one program.

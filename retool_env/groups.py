@@ -19,12 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from pydantic import BaseModel
 
-from retool_env.errors import UsageError
 from retool_env.terminal import shorten
 
 __all__ = [
@@ -35,8 +31,7 @@ __all__ = [
     "group_names",
     "option_names",
     "options",
-    "sweep_values",
-    "written",
+    "place_in",
 ]
 
 GROUPS: Final = {
@@ -53,13 +48,15 @@ GROUPS: Final = {
     "model": "what is trained",
     "trainer": "on what it is trained",
     "logger": "where the numbers go",
+    "benchmark": "evaluations by name, as `retool eval NAME` takes them",
     "experiment": "recipes: all of the above together",
 }
 # Where a command has a group's keys, if not where the option says.
 _PLACES: Final[Mapping[tuple[str, str], str]] = {("train", "sampling"): "rollout.sampling"}
 _ABOUT = re.compile(r"\A(?:# @package .*\n)?((?:#.*\n)*)")
-_SENTENCE = re.compile(r".{12,}?[.:](?=\s|$)", re.DOTALL)
+_SENTENCE = re.compile(r".{12,}?[.](?=\s|$)", re.DOTALL)
 _WIDTH = 100
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, in C where it was built so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +66,8 @@ class Option:
     Attributes:
         about: what it is, in a line.
         package: where its keys belong; ``""`` for the top.
-        values: what it sets.
+        values: what it sets itself.
+        inherited: top-level keys of the options of its group that it begins with.
     """
 
     group: str
@@ -77,11 +75,12 @@ class Option:
     about: str
     package: str
     values: Mapping[str, Any] = field(repr=False)
+    inherited: frozenset[str] = frozenset()
 
     @property
     def sections(self) -> set[str]:
         """The top-level keys that it touches."""
-        return {self.package.split(".")[0]} if self.package else set(self.values)
+        return {self.package.split(".")[0]} if self.package else {*self.values, *self.inherited}
 
 
 def config_folder() -> Path:
@@ -106,20 +105,28 @@ def _read(path: Path) -> Option:
     about = " ".join(line.lstrip("# ") for line in (comment[1] if comment else "").splitlines())
     sentence = _SENTENCE.match(about)
     package = header[1] if header else group
+    values = yaml.load(text, _LOADER) or {}
+    parents = [one for one in values.pop("defaults", ()) if isinstance(one, str) and one != "_self_"]
     return Option(
         group=group,
         name=path.stem,
         about=shorten((sentence[0] if sentence else about).rstrip(".:"), _WIDTH),
         package="" if package == "_global_" else package,
-        values={key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "defaults"},
+        values=values,
+        inherited=frozenset(key for one in parents for key in _read(path.with_stem(one)).sections),
     )
 
 
 def options(command: str, kind: type[BaseModel], group: str) -> list[Option]:
     """The options of a group that a command can take: those whose keys it has."""
-    place = _PLACES.get((command, group), "").split(".")[0]
+    place = place_in(command, group).split(".")[0]
     fields = set(kind.model_fields)
     return [one for one in _all_options()[group] if ({place} if place else one.sections) <= fields]
+
+
+def place_in(command: str, group: str) -> str:
+    """Where a command has the keys of a group, if not where the option says; else ``""``."""
+    return _PLACES.get((command, group), "")
 
 
 def option_names(group: str) -> list[str]:
@@ -132,65 +139,8 @@ def group_names(command: str, kind: type[BaseModel]) -> list[str]:
     return [group for group in GROUPS if options(command, kind, group)]
 
 
-def sweep_values(override: str) -> tuple[str, ...]:
-    """The values of ``key=a,b``, ``key=range(3)`` or ``key=choice(a,b)``; one value is a sweep of one, and so is what
-    has no list of values (``interval(0,1)``)."""
-    parsed = OverridesParser.create().parse_override(override)
-    if parsed.is_sweep_override() and parsed.is_discrete_sweep():
-        return tuple(map(str, parsed.sweep_string_iterator()))
-    return (parsed.get_value_element_as_str(),)
-
-
-def written(command: str, kind: type[BaseModel], overrides: Sequence[str]) -> list[str]:
-    """Overrides with choices of groups in Hydra's terms. Hydra must be initialised.
-
-    Raises:
-        UsageError: recipes of one sweep of which only some choose an option of their own.
-    """
-    known = set(group_names(command, kind))
-    result = []
-    for override in overrides:
-        group, at, place = override.partition("=")[0].partition("@")
-        if group in known - {"experiment"} and "=" in override and _is_choice(override, group, at):
-            result.append(_choice(command, override, group, place, overrides))
-        else:
-            result.append(override)
-    return result
-
-
-def _is_choice(override: str, group: str, at: str) -> bool:
-    """``agent=NAME`` may also name an agent without a file here; of every other group a name must be an option."""
-    if group != "agent" or at:
-        return True
-    return set(sweep_values(override)) <= set(option_names(group))
-
-
-def _choice(command: str, override: str, group: str, place: str, overrides: Sequence[str]) -> str:
-    """An option takes the place of the one in the defaults, or is added behind everything else."""
-    value = override.partition("=")[2]
-    place = place or _PLACES.get((command, group), "")
-    key = f"{group}@{place}" if place else group
-    there = [key in _defaults(command, recipe) for recipe in _recipes(overrides)]
-    if any(there) and not all(there):
-        raise UsageError(f"{override}: only some recipes of this sweep choose their own {group}; sweep them apart")
-    return f"{key}={value}" if all(there) else f"+{key}={value}"
-
-
-def _recipes(overrides: Sequence[str]) -> tuple[str, ...]:
-    chosen = [override for override in overrides if override.startswith("experiment=")]
-    return sweep_values(chosen[-1]) if chosen else ("null",)
-
-
-def _defaults(command: str, recipe: str) -> set[str]:
-    """Groups with an option in the command's defaults, and in those of the recipe."""
-    loader = GlobalHydra.instance().config_loader()
-    chosen = [] if recipe == "null" else [f"experiment={recipe}"]
-    found = loader.compute_defaults_list(command, chosen, RunMode.RUN)
-    return {str(one.override_key) for one in found.defaults if one.override_key}
-
-
 def chosen_mappings(overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Mappings that options added by :func:`written` set, by key: ``env.reward``."""
+    """Mappings that options set which were added behind the defaults (``+reward=format``), by key: ``env.reward``."""
     for override in overrides:
         key, _, name = override.partition("=")
         group, _, place = key.removeprefix("+").partition("@")

@@ -77,7 +77,7 @@ class Trajectory:
             "calls": [asdict(call) for call in record.calls],
             "num_action_tokens": record.num_action_tokens,
             "num_void_turns": record.num_void_turns,
-            "seconds": round(record.seconds, 4),
+            "seconds": record.seconds,
             "num_counted": self.num_counted,
             "failure": self.failure,
             "generate_seconds": round(self.generate_seconds, 4),

@@ -1,7 +1,7 @@
 """The commands that README and docs show: where they stand, what they call, and which cannot be run on any machine.
 
-Shared by ``tests/test_docs.py``, which reads every one of them, and by ``tests/run_docs.py``, which runs them. Pages come
-in the order in which a reader meets them: README, then as the site lists them.
+Shared by ``tests/test_docs.py``, which reads every one of them, and by ``tests/run_docs.py``, which runs them. Pages
+come in the order in which a reader meets them: README, then as the site lists them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,18 @@ from typing import Any
 
 import yaml
 
-__all__ = ["ELSEWHERE", "ROOT", "Shown", "blocks", "commands", "elsewhere", "nav_pages", "pages", "saved_files", "split"]
+__all__ = [
+    "ELSEWHERE",
+    "ROOT",
+    "Shown",
+    "blocks",
+    "commands",
+    "elsewhere",
+    "nav_pages",
+    "pages",
+    "saved_files",
+    "split",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -30,6 +41,7 @@ ELSEWHERE = {
     r".*torchrun .*": "needs GPUs",
     r".*retool serve (?!.*--dry-run).*": "needs SGLang; `make test-sglang` runs it",
     r"retool eval .*api\.openai\.com.*": "needs an account",
+    r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",
 }
 
@@ -79,9 +91,9 @@ def commands(page: Path) -> list[Shown]:
     """Every line of the page's ``bash`` blocks that is no comment."""
     found = []
     for start, text in blocks(page, "bash"):
-        joined = ""
+        joined, first = "", start
         for number, line in enumerate(text.splitlines(), start):
-            first = number if not joined else first
+            first = first if joined else number
             joined += line.removesuffix("\\")
             if not line.endswith("\\"):
                 if command := _without_comment(joined):
@@ -104,7 +116,7 @@ def _without_comment(line: str) -> str:
 
 
 def split(line: str) -> list[list[str]]:
-    """The programs of a line, each with its arguments: pipes, ``&&``, ``;`` and ``&`` cut it; wrappers are taken off."""
+    """The programs of a line with their arguments: pipes, ``&&``, ``;`` and ``&`` cut it; wrappers are taken off."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split, lexer.commenters = True, ""
     found: list[list[str]] = [[]]

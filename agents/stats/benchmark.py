@@ -254,7 +254,7 @@ def _shares(names: Iterable[str]) -> dict[str, float]:
 def _spread(values: Sequence[float]) -> Spread:
     if not values:
         return Spread(mean=math.nan, low=math.nan, high=math.nan)
-    return Spread(mean=fmean(values), low=min(values), high=max(values))
+    return Spread(mean=fmean(values), low=float(min(values)), high=float(max(values)))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -39,7 +39,7 @@ def markdown(rows: Sequence[Pooled], cells: Sequence[Cell], *, title: str, plot:
 
 def notes(rows: Sequence[Pooled]) -> list[str]:
     """What a reader must know about the marks in the table."""
-    found = ["95 % intervals across seeds (Student's t)."]
+    found = ["95 % intervals across seeds (Student's t), on the same problems."]
     found += [_ONE_SEED] if any(row.accuracy.num == 1 for row in rows) else []
     return found + ([_PART] if any(not row.spent.complete for row in rows) else [])
 

@@ -252,7 +252,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 num_action_tokens=self.episode.num_action_tokens,
                 ticket=self.ticket.index,
                 num_void_turns=self.episode.num_void_turns,
-                seconds=time.perf_counter() - self._began,
+                seconds=round(time.perf_counter() - self._began, 4),
             )
         )
         self._record = record

@@ -73,8 +73,8 @@ def open_source(
     (10, 'gcd')
 
     Args:
-        name: ``arithmetic``, ``file``, ``mixture``, a benchmark (``aime_2024``; see :mod:`.benchmarks`), or a layout
-            (``gsm8k``): a file of that layout.
+        name: ``arithmetic``, ``file``, ``mixture``, a benchmark (``aime_2024``; see :mod:`.benchmarks`), a layout
+            (``gsm8k``): a file of that layout, or your own: ``path/to/file.py:Class`` (see :mod:`.own`).
         path: a file, or ``hf:owner/name`` for a data set on the hub.
         layout: of the file; ``None`` to find it out (see :mod:`retool_env.sources.layouts`).
         split: ``train`` or ``heldout`` of a procedural source; any split of a data set on the hub.
@@ -99,7 +99,12 @@ def open_source(
     if name == "file" or name in LAYOUTS or name in BENCHMARKS:
         return _file(name, path, layout or (name if name in LAYOUTS else None), split, size, unique, chosen)
     _check_fileless(name, path)
-    source = _mixture(parts, seed, size) if name == "mixture" else _arithmetic(split, seed, size, families)
+    if name == "mixture":
+        source = _mixture(parts, seed, size)
+    elif name == "arithmetic":
+        source = _arithmetic(split, seed, size, families)
+    else:
+        source = _own(name, split, seed, size, chosen)
     return _chosen(chosen, source)
 
 
@@ -107,10 +112,11 @@ def _check_fileless(name: str, path: str | Path | None) -> None:
     """Refuse a name that nothing has, and a path for a source that reads no file."""
     from retool_env.sources.benchmarks import BENCHMARKS
     from retool_env.sources.layouts import LAYOUTS
+    from retool_env.sources.own import installed_sources, is_own
 
-    if name not in ("arithmetic", "mixture"):
-        known = ("arithmetic", "file", "mixture", *BENCHMARKS, *LAYOUTS)
-        raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, known)}")
+    if name not in ("arithmetic", "mixture") and not is_own(name):
+        known = ("arithmetic", "file", "mixture", *BENCHMARKS, *LAYOUTS, *installed_sources())
+        raise UsageError(f"problems={name!r} is unknown{did_you_mean(name, known)}; or give path/to/file.py:Class")
     if path is not None:
         raise UsageError(f"problems.path={str(path)!r}: problems={name} reads no file; add problems=file")
 
@@ -164,6 +170,15 @@ def _arithmetic(split: str, seed: int, size: int | None, families: Mapping[str, 
     if size is not None:
         return fixed_set(size, split=half, seed=seed, families=families)
     return ArithmeticSource(split=half, seed=seed, families=families)
+
+
+def _own(name: str, split: str, seed: int, size: int | None, chosen: Difficulty) -> ProblemSource:
+    from retool_env.sources.own import own_source
+
+    source = own_source(name, split=split, seed=seed, size=size)
+    if source.size is None or not chosen.bank[0]:
+        return source
+    return ListSource(name=source.name, problems=tuple(map(source.problem, range(source.size))))
 
 
 def _mixture(parts: Sequence[Mapping[str, Any]], seed: int, size: int | None) -> ProblemSource:

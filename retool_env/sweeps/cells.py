@@ -114,7 +114,7 @@ class CellRecord(Config):
 
 def _part(text: str) -> str:
     """A piece of a folder's name; what had to be changed, or cut, gets a digest so that it stays different."""
-    clean = re.sub(r"[^\w.+-]+", "-", text).strip("-")[:_MOST]
+    clean = re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).strip("-")[:_MOST]
     return clean if clean == text else f"{clean}-{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
 
 

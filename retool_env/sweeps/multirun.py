@@ -51,7 +51,8 @@ def sweep(name: str, kind: type[Config], overrides: Sequence[str], *, config: st
     folder, given = folder_of([override for override in overrides if override not in ("-m", "--multirun")])
     trouble = ""
     with composing(name, kind):
-        register()
+        if "hydra/launcher=ray" in given:
+            register()
         written = hydra_overrides(name, kind, given)
         mine = {override.lstrip("+").partition("=")[0] for override in written}
         settings = [f"{key}={value}" for key, value in _QUIET.items() if key not in mine]

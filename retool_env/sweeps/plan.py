@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from retool_env.errors import UsageError
@@ -81,8 +81,7 @@ def values_of(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, str]:
 
 def quoted(value: str) -> str:
     """A value as Hydra takes it whatever is in it."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return str(QuotedString(text=value, quote=Quote.single).with_quotes())
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

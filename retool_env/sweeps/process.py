@@ -38,16 +38,16 @@ def begin() -> Attempt:
 def run(attempt: Attempt, command: Sequence[str], *, log: Path | None, lock: int) -> Attempt:
     """Run ``retool COMMAND`` to its end; returns the attempt with what became of it.
 
+    Ctrl-C ends the attempt with the code :data:`INTERRUPTED` and raises nothing.
+
     Args:
         command: name and overrides.
         log: file that gets what it prints; ``None`` for this process's terminal.
         lock: descriptor that it inherits.
-
-    Raises:
-        KeyboardInterrupt: never; an interrupted attempt has the code :data:`INTERRUPTED`.
     """
     began, used = time.monotonic(), _child_seconds()
     said, says = os.pipe()
+    os.set_blocking(said, False)  # a process that a killed cell has left behind may hold the other end
     out = log.open("ab") if log is not None else None
     try:
         process = subprocess.Popen(
@@ -59,7 +59,7 @@ def run(attempt: Attempt, command: Sequence[str], *, log: Path | None, lock: int
         )
         os.close(says)
         code = _wait(process)
-        error = os.read(said, _MOST_BYTES).decode(errors="replace")
+        error = _read(said)
     finally:
         os.close(said)
         if out is not None:
@@ -82,6 +82,14 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
     finally:
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _read(said: int) -> str:
+    """What is in the pipe now."""
+    try:
+        return os.read(said, _MOST_BYTES).decode(errors="replace")
+    except BlockingIOError:
+        return ""
 
 
 def _child_seconds() -> float:

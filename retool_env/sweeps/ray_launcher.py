@@ -7,10 +7,14 @@ the sweep under the same path. Left out: starting machines in a cloud, and synci
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -26,6 +30,10 @@ from retool_env.errors import MissingExtraError
 
 __all__ = ["RayLauncher", "register"]
 
+# Hydra instantiates plugins of the package hydra_plugins only, which is not ours to install into.
+_PACKAGE, _NAME = "hydra_plugins", "retool_ray_launcher"
+_MODULE = f"{_PACKAGE}.{_NAME}"
+
 
 class RayLauncher(Launcher):
     """Runs cells as Ray tasks.
@@ -36,8 +44,7 @@ class RayLauncher(Launcher):
         num_gpus: the same.
     """
 
-    # Hydra instantiates plugins of this package only.
-    __module__ = "hydra_plugins.retool_ray_launcher"
+    __module__ = _MODULE
 
     def __init__(self, address: str | None = None, num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
@@ -56,7 +63,9 @@ class RayLauncher(Launcher):
         if not ray.is_initialized():
             ray.init(address=self.address, include_dashboard=False, logging_level=logging.WARNING)
         job = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(_job)
-        common = ray.put((self.hydra_context, self.config, self.task_function, Singleton.get_state(), str(Path.cwd())))
+        # Workers find the plugins themselves: of this one they have no module that a pickle could name.
+        state = {kind: one for kind, one in Singleton.get_state().items() if kind is not Plugins}
+        common = ray.put((self.hydra_context, self.config, self.task_function, state, str(Path.cwd())))
         jobs = [
             job.remote(common, list(overrides), initial_job_idx + number)
             for number, overrides in enumerate(job_overrides)
@@ -86,8 +95,13 @@ def _job(
 
 
 def register() -> None:
-    """Make the launcher known to Hydra."""
+    """Make the launcher known to Hydra, as a module of the package in which it looks for plugins."""
+    with contextlib.suppress(ImportError):  # there is none without other plugins
+        importlib.import_module(_PACKAGE)
+    package = sys.modules.setdefault(_PACKAGE, ModuleType(_PACKAGE))
+    module = sys.modules.setdefault(_MODULE, ModuleType(_MODULE))
+    vars(module)[RayLauncher.__name__] = RayLauncher
+    vars(package)[_NAME] = module
     Plugins.instance().register(RayLauncher)
-    target = f"{RayLauncher.__module__}.{RayLauncher.__name__}"
-    node = {"_target_": target, "address": None, "num_cpus": 1.0, "num_gpus": 0.0}
+    node = {"_target_": f"{_MODULE}.{RayLauncher.__name__}", "address": None, "num_cpus": 1.0, "num_gpus": 0.0}
     ConfigStore.instance().store(group="hydra/launcher", name="ray", node=node, provider="retool")

@@ -29,6 +29,8 @@ class ChatServer:
         seconds: that every answer takes.
         names_stop: says which stop string ended the text, as SGLang does.
         bare_calls: writes programs as text also when tools are offered.
+        models: that it says it has.
+        counts: says how many words it wrote, as its tokens.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,8 @@ class ChatServer:
         self.seconds = 0.0
         self.names_stop = False
         self.bare_calls = False
+        self.models = ["tiny"]
+        self.counts = False
         self.arguments: str | None = None
         self.url = ""
 
@@ -47,7 +51,12 @@ class ChatServer:
         if self.failures:
             status, headers = self.failures.pop(0)
             return JSONResponse({"error": {"message": f"told to fail with {status}"}}, status, headers)
-        return JSONResponse({"choices": [self._choice(body)]})
+        choice = self._choice(body)
+        usage = {"usage": {"completion_tokens": len(str(choice["message"]).split())}} if self.counts else {}
+        return JSONResponse({"choices": [choice], **usage})
+
+    async def list_models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
 
     def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
         last = body["messages"][-1]
@@ -78,7 +87,8 @@ class ChatServer:
 @contextlib.contextmanager
 def chat_server() -> Iterator[ChatServer]:
     chat = ChatServer()
-    app = Starlette(routes=[Route("/v1/chat/completions", chat.answer, methods=["POST"])])
+    routes = [Route("/v1/chat/completions", chat.answer, methods=["POST"]), Route("/v1/models", chat.list_models)]
+    app = Starlette(routes=routes)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         chat.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"

@@ -76,6 +76,22 @@ def test_the_second_request_shows_call_and_result_as_fields(server: ChatServer) 
     assert assistant["content"].strip() == "Let me see."
 
 
+def test_the_endpoints_own_count_of_tokens_is_kept(server: ChatServer) -> None:
+    source, env = ListSource(name="x", problems=PROBLEMS[:1]), environment("hermes")
+    (without,) = play(source, connect(server, "hermes"), env=env, num_episodes=1)
+    server.counts = True
+    (counted,) = play(source, connect(server, "hermes"), env=env, num_episodes=1)
+    assert without.num_counted == 0 and counted.num_counted > 0
+    assert counted.num_counted < counted.record.num_action_tokens  # which are bytes here
+
+
+def test_a_token_is_several_ids_where_bytes_are_counted(server: ChatServer) -> None:
+    agent = connect(server, ids_per_token=4)
+    for budget in (100, 3):
+        agent.act(ask(budget=budget))
+    assert [body["max_tokens"] for body in server.bodies] == [25, 1]
+
+
 def test_settings_are_sent_and_extra_ones_replace_them(server: ChatServer) -> None:
     connect(server, extra={"seed": None, "max_tokens": 50, "reasoning_effort": "low"}).act(ask())
     changed = server.bodies[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from importlib.metadata import EntryPoint
@@ -10,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from agents import registry
 from agents.base import Generation, Request
 from agents.config import AgentConfig, EvalConfig
 from agents.evaluate import evaluate_agent
 from agents.human import HumanAgent
+from agents.openai_chat import OpenAIAgent
 from agents.random_agent import RandomAgent
 from agents.registry import AgentSetup, make_agent
 from agents.rollout import play
@@ -89,7 +90,6 @@ def test_a_class_in_a_file(own_file: Path) -> None:
         ("oracle", {"x": 1}, "unexpected keyword argument 'x'"),
         ("scripted", {}, "missing a required argument: 'turns'"),
         ("scripted", {"turns": []}, "give at least one text"),
-        ("openai", {}, "nothing answers there"),
         ("sglang", {}, "agent.url is not set"),
         ("embedded", {}, "agent.path is not set"),
         ("random", {"mean_length": 0}, "must be at least 1"),
@@ -100,9 +100,37 @@ def test_mistakes_are_told(own_file: Path, name: str, options: dict, message: st
         make_agent(setup(name=name.format(file=own_file), options=options))
 
 
-def test_a_server_that_is_not_there_is_told() -> None:
+@pytest.mark.parametrize("name", ["sglang", "openai"])
+def test_a_server_that_is_not_there_is_told(name: str) -> None:
     with pytest.raises(UsageError, match="is the server running"):
-        make_agent(setup(name="sglang", url="http://127.0.0.1:9"))
+        make_agent(setup(name=name, url="http://127.0.0.1:9", model="m"))
+
+
+def test_an_endpoint_with_one_model_needs_no_name() -> None:
+    with chat_server() as server:
+        agent = make_agent(setup(name="openai", url=server.url))
+        assert isinstance(agent, OpenAIAgent) and agent.model_name == "tiny"
+        server.models = ["one", "two"]
+        with pytest.raises(UsageError, match=r"agent.model is not set, and .* has no single model: one, two"):
+            make_agent(setup(name="openai", url=server.url))
+        server.models = []
+        with pytest.raises(UsageError, match=r"none are named there \(status 200\)"):
+            make_agent(setup(name="openai", url=server.url))
+        with pytest.raises(UsageError, match="asks one endpoint"):
+            make_agent(setup(name="openai", url=(server.url, server.url)))
+
+
+def test_what_the_recipe_guide_takes_for_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint at localhost:8000/v1 with the key EMPTY."""
+    asked: list[tuple[str, str]] = []
+
+    def connect(agent: OpenAIAgent) -> None:
+        asked.append((agent.url, agent._courier._headers["authorization"]))
+
+    monkeypatch.setattr(OpenAIAgent, "connect", connect)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    make_agent(setup(name="openai"))
+    assert asked == [("http://localhost:8000/v1", "Bearer EMPTY")]
 
 
 def test_a_server_with_a_smaller_context_is_told() -> None:
@@ -131,7 +159,7 @@ def test_a_key_is_never_written_down(tmp_path: Path) -> None:
         overrides = [f"out={tmp_path}", "agent=sglang", f"agent.url={server.url}", "agent.api_key=geheim"]
         overrides += ["problems.size=3", "problems.split=heldout", "env.max_context_tokens=4000", "num_slots=3"]
         evaluate_agent(compose("eval", EvalConfig, [*overrides, "env.max_turn_tokens=20"]))
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["agent"]["api_key"] == "**********"
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["agent"]["api_key"] == "**********"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "geheim" in path.read_text()]
 
 

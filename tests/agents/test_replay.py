@@ -39,7 +39,7 @@ def test_nothing_is_executed_and_the_ids_are_the_same(run: Path, monkeypatch: py
 def changed(run: Path, tmp_path: Path, **changes: object) -> Path:
     other = tmp_path / "changed"
     other.mkdir()
-    (other / "config.yaml").write_text((run / "config.yaml").read_text())
+    (other / "run.json").write_text((run / "run.json").read_text())
     first, *rest = read_trajectories(run / "trajectories.jsonl")
     append_trajectories(other / "trajectories.jsonl", [dataclasses.replace(first, **changes), *rest])
     return other
@@ -73,7 +73,7 @@ def test_a_lost_call_is_found(run: Path, tmp_path: Path) -> None:
 def test_files_of_before_play_too(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "old"
     other.mkdir()
-    (other / "config.yaml").write_text((run / "config.yaml").read_text())
+    (other / "run.json").write_text((run / "run.json").read_text())
     rows = [json.loads(line) for line in (run / "trajectories.jsonl").read_text().splitlines()]
     for row in rows:
         del row["num_void_turns"]

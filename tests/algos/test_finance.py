@@ -93,5 +93,5 @@ def test_cold_start_reinforcement_learning_and_evaluation(tmp_path: Path) -> Non
     settings = ["threads=1", f"agent.path={grpo / 'checkpoints' / 'final'}", f"env.tools=[{TOOLS}]", problems]
     command("eval", "experiment=finance_eval", "threads=1", f"out={played}", *settings)
     summary = json.loads((played / "summary.json").read_text())
-    assert summary[0]["accuracy"]["num"] == NUM
-    assert len(summary) == 1 + len(names)
+    assert summary["statistics"]["accuracy"]["num"] == NUM
+    assert len(summary["families"]) == len(names)

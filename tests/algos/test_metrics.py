@@ -60,6 +60,11 @@ def test_each_part_is_logged_raw_and_weighted() -> None:
     assert not [name for name in metrics if name.endswith("reads_tool_results")]
 
 
+def test_the_entropy_of_rollouts_is_of_what_was_sampled() -> None:
+    """One token of each scored episode was sampled, with log-probability -0.5; the prompt has none."""
+    assert rollout_metrics(played("pm1", RIGHT, WRONG))["rollout_entropy/mean"] == 0.5
+
+
 def test_accuracy_does_not_depend_on_the_reward() -> None:
     ends = (RIGHT, WRONG, NOTHING)
     values = {rollout_metrics(played(name, *ends))["accuracy/mean"] for name in ("pm1", "strategic", "tool_partial")}

@@ -119,6 +119,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(tmp_path / "whole", run)
 
 
+def test_a_run_that_was_ended_early_can_go_on(cold_start: Path, tmp_path: Path) -> None:
+    train(small(tmp_path / "whole", cold_start, "algo.steps=3"))
+    seen: list[tuple[int, torch.Tensor]] = []
+
+    def after_step(step: int, model: torch.nn.Module) -> bool:
+        seen.append((step, next(model.parameters()).detach().clone()))
+        return step < 2
+
+    stopped = small(tmp_path / "stopped", cold_start, "algo.steps=3")
+    train(stopped, after_step=after_step)
+    assert [step for step, _ in seen] == [1, 2]
+    assert not torch.equal(seen[0][1], seen[1][1])
+    assert [row["step"] for row in rows(tmp_path / "stopped") if row["phase"] == "train"] == [0, 1]
+    train(stopped.model_copy(update={"resume": True}))
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_a_run_does_not_go_on_with_other_problems(cold_start: Path, tmp_path: Path) -> None:
     problems = tmp_path / "sums.jsonl"
     lines = [json.dumps({"prompt": f"{k} + {k} = ", "answer": str(2 * k)}) + "\n" for k in range(20)]

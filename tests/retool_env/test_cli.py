@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from retool_env.cli import ALIASES, COMMANDS, main
+from agents.config import EvalConfig
+from retool_env.cli import ALIASES, COMMANDS, OTHER_KEYS, _overrides, main
 
 
 def retool(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -28,6 +29,13 @@ MISTAKES = [
     (["demoo"], "unknown command 'demoo'; did you mean 'demo'?"),
     (["eval", "--modell", "x"], "unknown flag '--modell'"),
     (["eval", "--agent"], "--agent needs a value"),
+    (["eval", "--suite"], "--suite needs a file"),
+    (["eval", "--suite", "no.yaml"], "suite 'no.yaml' cannot be read"),
+    (["eval", "aime_2034"], "DATASET 'aime_2034' is unknown; did you mean 'aime_2024'?"),
+    (["eval", "no/such.jsonl"], "DATASET 'no/such.jsonl': no such file"),
+    (["eval", "gsm8k", "aime_2024"], "'aime_2024': a second DATASET is not understood"),
+    (["train", "aime_2024"], "'aime_2024': an argument is not understood; settings are written key=value"),
+    (["eval", "ks=[2]"], "ks: k=2 needs as many samples of a problem, and samples=1"),
     (["eval", "agent.nam=oracle"], "unknown config key 'agent.nam'; did you mean 'agent.name'?"),
     (["eval", "samples=many"], "samples='many': input should be a valid integer"),
     (["eval", "samples=0"], "samples=0: input should be greater than 0"),
@@ -43,7 +51,9 @@ MISTAKES = [
     ([*GSM8K, "problems.path=plain.jsonl"], "plain.jsonl:1: the answer has no '####' in front of the gold"),
     ([*ORACLE, "problems.size=1", "env.reward=acuracy"], "env.reward='acuracy': no reward part 'acuracy'"),
     ([*ORACLE, "problems.size=1", "out=good.jsonl"], "out='good.jsonl' cannot be made a run folder (File exists)"),
-    ([*ORACLE, "-m", "seed=0,1", "out=runs/x"], "out=runs/x with -m: every job needs a folder of its own"),
+    ([*ORACLE, "-m", "seed=0,1", "out=runs/x,runs/y"], "out with -m is one folder, that of the sweep"),
+    ([*ORACLE, "-m", "seed=0,1", "smples=3"], "unknown config key 'smples'; did you mean 'samples'?"),
+    ([*ORACLE, "-m", "dialect=retool,hermess"], "dialect='hermess' is unknown; did you mean 'hermes'?"),
     (
         ["train", "rollout.sampling.top_p=0.9", "rollout.staleness=1"],
         "with top_p < 1 or top_k > 0 the samples have to come from the weights",
@@ -129,7 +139,52 @@ def test_aliases_are_keys_of_some_command() -> None:
     from retool_env.compose import _keys
 
     known = {key for command in COMMANDS.values() for key in _keys(_load(command.config), "")}
-    assert set(ALIASES.values()) <= known
+    assert {key.partition("=")[0] for key in ALIASES.values()} | set(OTHER_KEYS.values()) <= known
+
+
+def test_the_recipe_guides_evaluation() -> None:
+    """30 problems x 32 samples, 8 turns, temperature 0.7, 64 in flight; and every flag of it."""
+    flags = "--agent openai --base-url http://h:1/v1 --api-key sk-a'b{c --sandbox-url http://box:8080 --out x y"
+    words = [*flags.split()[:-2], "x y"]
+    config = composed("aime_2024", *words)
+    assert (config.problems.name, config.samples, config.num_slots) == ("aime_2024", 32, 64)
+    assert (config.sampling.temperature, config.env.max_tool_rounds) == (0.7, 8)
+    assert (config.agent.name, config.agent.url, config.out) == ("openai", "http://h:1/v1", "x y")
+    assert config.agent.api_key is not None and config.agent.api_key.get_secret_value() == "sk-a'b{c"
+    assert config.env.sandbox == "fusion:http://box:8080"
+    settings = "--samples 4 --max-turns=3 --temperature 0 --concurrency 2 --max_samples 5 --seed 7 --model m"
+    config = composed(*settings.split(), "math_500")  # wherever the recipe stands, what is written counts
+    assert (config.samples, config.env.max_tool_rounds, config.sampling.temperature) == (4, 3, 0.0)
+    assert (config.num_slots, config.problems.size, config.seed, config.agent.model) == (2, 5, 7, "m")
+
+
+def composed(*words: str) -> EvalConfig:
+    from retool_env.compose import compose
+
+    return compose("eval", EvalConfig, _overrides(list(words), COMMANDS["eval"]))
+
+
+def test_data_sets_are_recipes_files_and_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my file.jsonl").write_text(row())
+    monkeypatch.chdir(tmp_path)
+    shares = {name: composed(name).samples for name in ("aime_2024", "aime_2025", "math_500", "gsm8k", "arithmetic")}
+    assert shares == {"aime_2024": 32, "aime_2025": 32, "math_500": 4, "gsm8k": 1, "arithmetic": 1}
+    config = composed("my file.jsonl")
+    assert (config.problems.name, config.problems.path, config.samples) == ("file", "my file.jsonl", 32)
+    assert composed("hf:owner/name", "problems.split=test").problems.path == "hf:owner/name"
+    assert composed("dapo", "problems.path=x.parquet").problems.name == "dapo"
+    assert composed("arithmetic", "experiment=tiny_eval").env.max_tool_rounds == 3  # the recipe that was asked for
+
+
+def test_help_of_eval_says_what_flags_mean() -> None:
+    shown = retool("eval", "--help").stdout
+    assert "usage: retool eval [DATASET] [--suite FILE] [key=value ...]" in shown
+    assert "  --samples VALUE  is  samples=VALUE\n      per problem.\n" in shown
+    assert "  --max-turns VALUE  is  env.max_tool_rounds=VALUE\n      rounds of calls that are run;" in shown
+    assert "  --sandbox-url VALUE  is  env.sandbox=fusion:VALUE\n" in shown
+    assert (
+        "--model-path" not in shown and "--model-path VALUE  is  model.path=VALUE" in retool("train", "--help").stdout
+    )
 
 
 def test_flags_of_the_guides(tmp_path: Path) -> None:
@@ -137,21 +192,6 @@ def test_flags_of_the_guides(tmp_path: Path) -> None:
     arguments = ["--agent", "oracle", "--max_samples=5", f"--output_dir={out}", "problems.split=heldout"]
     assert main(["eval", *arguments]) == 0
     assert len((out / "trajectories.jsonl").read_text().splitlines()) == 5
-
-
-def test_a_sweep_gives_every_job_its_folder(tmp_path: Path) -> None:
-    arguments = ["eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2", "seed=0,1"]
-    done = retool(*arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
-
-
-def test_a_sweep_goes_on_after_a_mistake_and_tells_it(tmp_path: Path) -> None:
-    done = retool("eval", "-m", "agent=oracle", "problems.split=heldout", "problems.size=2,5000,3", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("retool: problems.size=5000: 'add' has no more different")
-    assert "Traceback" not in done.stderr
-    assert len(list(tmp_path.glob("multirun/*/*/*/summary.json"))) == 2
 
 
 def test_a_quick_try_is_short_everywhere() -> None:

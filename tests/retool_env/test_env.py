@@ -20,6 +20,7 @@ from retool_env.outcome import Outcome
 from retool_env.problems import Problem
 from retool_env.sandbox import open_sandbox
 from retool_env.tokenizer import ByteTokenizer
+from retool_env.verifier import Verdict
 
 TOKENIZER = ByteTokenizer()
 IDS = ["retool/MathTool-v0", "retool/Arithmetic-v0"]
@@ -154,11 +155,53 @@ def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> N
         ({"sandbox": "fokr"}, "did you mean 'fork'"),
         ({"sandbox": "fusion", "stateful": True}, "stateful=true needs sandbox=fork"),
         ({"tools": ["nowhere.py"]}, "nowhere.py"),
+        ({"verifier": "boxed"}, r"verifier='boxed': no verifier 'boxed'; did you mean 'boxed_exact'\?"),
+        ({"verifier": "nowhere.py"}, "verifier='nowhere.py': no such file"),
+        ({"verifier": "retool_env.errors"}, "has no function verify"),
     ],
 )
 def test_mistakes_are_named(settings: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         MathToolEnv(**settings).reset(seed=0)
+
+
+def ends_with(text: str, **settings: object) -> MathToolEnv:
+    """The environment after an episode of one turn, whose gold is 42."""
+    env = MathToolEnv(**settings)
+    env.reset(options={"problem": PROBLEM})
+    env.step(action(text, end=True))
+    env.close()
+    return env
+
+
+def test_the_verifier_can_be_chosen() -> None:
+    """The same value in another notation: equal for ours, another string for verl's strict mode."""
+    said = r"<answer>\boxed{42.0}</answer>"
+    assert ends_with(said).record.correct
+    record = ends_with(said, verifier="boxed_exact").record
+    assert not record.correct and record.verdict is not None and record.verdict.reason == "different"
+    assert ends_with(said, verifier="math_verify").record.correct
+
+
+def test_a_verifier_of_ones_own(tmp_path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from retool_env.verifier import Verdict\n"
+        "def verify(response, gold): return '41' in response\n"
+        "def full(response, gold): return Verdict(correct=True, answered=True, answer=gold, reason='equal')\n"
+        "def broken(response, gold): return 1 / 0\n"
+        "def vague(response, gold): return 'yes'\n"
+    )
+    record = ends_with(r"<answer>\boxed{41}</answer>", verifier=str(file)).record
+    assert record.correct and record.verdict is not None
+    assert (record.verdict.answer, record.verdict.marker) == ("41", "answer_tag")
+    assert ends_with("Nothing.", verifier=f"{file}:full").record.verdict == Verdict(
+        correct=True, answered=True, answer="42", reason="equal"
+    )
+    with pytest.raises(UsageError, match=r"mine.py:broken raised ZeroDivisionError: division by zero"):
+        ends_with("Nothing.", verifier=f"{file}:broken")
+    with pytest.raises(UsageError, match=r"mine.py:vague returned 'yes'; return True, False or a Verdict"):
+        ends_with("Nothing.", verifier=f"{file}:vague")
 
 
 def test_render() -> None:
