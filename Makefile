@@ -75,6 +75,7 @@ bench: $(SET_UP)
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/size.py
 
 clean:

@@ -13,8 +13,9 @@ a KV cache. With ``share_prompts``, what all rows begin with runs once and its k
 The model may be sharded, have adapters, and share its sequences with other ranks (:mod:`algos.policy`); then every rank
 of a sequence scores its slice, and all get all results.
 
-Left out: heads that are more than a linear map (a bias, soft-capped or scaled logits). Whether a model can be scored
-in a layout is not believed but tried: :func:`algos.isolation.check_scorer`.
+Logits that a model scales (Cohere, Granite) are a matter of temperature. Left out: heads that are more than a linear
+map otherwise (a bias, soft-capped logits). Whether a model can be scored in a layout is not believed but tried:
+:func:`algos.isolation.check_scorer`.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Scorer(nn.Module):
             )
         self.model = model
         tiles = {"rows": chunk, "columns": vocab_chunk, "keep": keep}
-        self.spec = HeadSpec(temperature=temperature, top_p=top_p, top_k=top_k, **tiles)
+        self.spec = HeadSpec(temperature=temperature / _logit_scale(model), top_p=top_p, top_k=top_k, **tiles)
         self.share_prompts = share_prompts
 
     def forward(
@@ -104,6 +105,12 @@ class Scorer(nn.Module):
             return score_tokens(hidden, weight, targets, self.spec)
 
         return read_states(model.base_model, token_ids, trained, position_ids, read, share=self.share_prompts)
+
+
+def _logit_scale(model: nn.Module) -> float:
+    """What the model multiplies its logits with."""
+    config = getattr(causal_lm(model), "config", None)
+    return float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
 
 
 def read_states(

@@ -17,6 +17,8 @@ from retool_env.groups import group_names, option_names, place_in
 
 __all__ = ["sweep_values", "written"]
 
+_FIRST = {"experiment", "benchmark"}  # places of their own in the defaults of a command, in front of all options
+
 
 def sweep_values(override: str) -> tuple[str, ...]:
     """The values of ``key=a,b``, ``key=range(3)`` or ``key=choice(a,b)``; one value is a sweep of one, and so is what
@@ -37,7 +39,7 @@ def written(command: str, kind: type[BaseModel], overrides: Sequence[str]) -> li
     result = []
     for override in overrides:
         group, at, place = override.partition("=")[0].partition("@")
-        if group in known - {"experiment"} and "=" in override and _is_choice(override, group, at):
+        if group in known - _FIRST and "=" in override and _is_choice(override, group, at):
             result.append(_choice(command, override, group, place, overrides))
         else:
             result.append(override)

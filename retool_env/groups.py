@@ -48,6 +48,7 @@ GROUPS: Final = {
     "model": "what is trained",
     "trainer": "on what it is trained",
     "logger": "where the numbers go",
+    "benchmark": "evaluations by name, as `retool eval NAME` takes them",
     "experiment": "recipes: all of the above together",
 }
 # Where a command has a group's keys, if not where the option says.
@@ -65,7 +66,8 @@ class Option:
     Attributes:
         about: what it is, in a line.
         package: where its keys belong; ``""`` for the top.
-        values: what it sets.
+        values: what it sets itself.
+        inherited: top-level keys of the options of its group that it begins with.
     """
 
     group: str
@@ -73,11 +75,12 @@ class Option:
     about: str
     package: str
     values: Mapping[str, Any] = field(repr=False)
+    inherited: frozenset[str] = frozenset()
 
     @property
     def sections(self) -> set[str]:
         """The top-level keys that it touches."""
-        return {self.package.split(".")[0]} if self.package else set(self.values)
+        return {self.package.split(".")[0]} if self.package else {*self.values, *self.inherited}
 
 
 def config_folder() -> Path:
@@ -102,12 +105,15 @@ def _read(path: Path) -> Option:
     about = " ".join(line.lstrip("# ") for line in (comment[1] if comment else "").splitlines())
     sentence = _SENTENCE.match(about)
     package = header[1] if header else group
+    values = yaml.load(text, _LOADER) or {}
+    parents = [one for one in values.pop("defaults", ()) if isinstance(one, str) and one != "_self_"]
     return Option(
         group=group,
         name=path.stem,
         about=shorten((sentence[0] if sentence else about).rstrip(".:"), _WIDTH),
         package="" if package == "_global_" else package,
-        values={key: value for key, value in (yaml.load(text, _LOADER) or {}).items() if key != "defaults"},
+        values=values,
+        inherited=frozenset(key for one in parents for key in _read(path.with_stem(one)).sections),
     )
 
 

@@ -66,6 +66,7 @@ def check_command(command: str, arguments: list[str]) -> None:
             f"{found.key_or_group}={next(iter(found.sweep_string_iterator()))}" if found.is_sweep_override() else text
             for found, text in zip(parsed, overrides, strict=True)
             if not found.key_or_group.startswith("hydra")
+            and (found.is_discrete_sweep() or not found.is_sweep_override())
         ]
     assert not suite or suite.endswith(".yaml")
     compose(command, _load(COMMANDS[command].config), overrides)

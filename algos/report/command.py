@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +26,6 @@ examples:
   retool report runs/eval-base runs/eval-grpo
       evaluations
 """
-_EVALUATIONS = "agents.eval_report"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,10 +75,10 @@ def report_sweeps(folders: Sequence[Path], *, out: Path, as_data: bool = False) 
 
 
 def _evaluations(folders: Sequence[Path]) -> str:
-    """The report of evaluations, which another module makes."""
-    found = importlib.util.find_spec(_EVALUATIONS)
-    module = importlib.import_module(_EVALUATIONS) if found is not None else None
-    if module is None or not all(module.is_evaluation(folder) for folder in folders):
+    """The report of evaluations, which agents can make without us."""
+    from agents.eval_report import is_evaluation, report_evaluations
+
+    if not all(is_evaluation(folder) for folder in folders):
         named = ", ".join(repr(str(folder)) for folder in folders)
         raise UsageError(f"{named}: no folder of a sweep or of evaluations; give the one that the command printed")
-    return str(module.report_evaluations(folders))
+    return report_evaluations(folders)

@@ -18,16 +18,24 @@ from retool_env.errors import UsageError
 from retool_env.groups import GROUPS, Option, config_folder, group_names, options
 
 KINDS: dict[str, type[Config]] = {"train": TrainConfig, "eval": EvalConfig, "sft": SftConfig}
-# Which command an option is tried with, and what else it needs to be accepted.
-ELSEWHERE = {"sampling/greedy": "eval", "agent/oracle": "eval", "agent/random": "eval", "agent/human": "eval"}
-NEEDS = {"algo/maxrl": ["env.reward=accuracy"], "sampling/verl_eval": ["rollout.staleness=0"]}
+# Options that are tried alone, because they set what others set too, or go with another command than `train`.
+ALONE = {"env": "train", "trainer": "train", "tools/notebook": "train", "sampling/greedy": "eval"}
+TRIED_ELSEWHERE = ("algo", "experiment", "benchmark")  # tests/test_recipes.py, tests/agents/test_suite.py
 
 
-def every_option() -> list[Option]:
-    found = {
-        (one.group, one.name): one for name, kind in KINDS.items() for g in GROUPS for one in options(name, kind, g)
-    }
-    return [one for one in found.values() if one.group not in ("algo", "experiment")]  # those have tests of their own
+def option_sets() -> list[tuple[str, list[Option]]]:
+    """Command and options to try with it: every option once, as many together as go together."""
+    alone: list[tuple[str, list[Option]]] = []
+    columns: dict[str, list[Option]] = {}
+    for group in (group for group in GROUPS if group not in TRIED_ELSEWHERE):
+        for option in options("train", TrainConfig, group):
+            command = ALONE.get(group) or ALONE.get(f"{group}/{option.name}")
+            if command:
+                alone.append((command, [option]))
+            else:
+                columns.setdefault(group, []).append(option)
+    rows = range(max(map(len, columns.values())))
+    return alone + [("train", [column[k % len(column)] for column in columns.values()]) for k in rows]
 
 
 def train(*overrides: str) -> TrainConfig:
@@ -38,12 +46,9 @@ def at(config: Config, key: str) -> Any:
     return functools.reduce(lambda part, name: part[name], key.split("."), config.model_dump(mode="json"))
 
 
-@pytest.mark.parametrize("option", every_option(), ids=lambda one: f"{one.group}/{one.name}")
-def test_an_option_sets_what_its_file_says(option: Option) -> None:
-    name = f"{option.group}/{option.name}"
-    command = ELSEWHERE.get(name, "train")
-    config = compose(command, KINDS[command], [f"{option.group}={option.name}", *NEEDS.get(name, [])])
-    place = "rollout.sampling" if (command, option.group) == ("train", "sampling") else option.package
+@pytest.mark.parametrize(("command", "chosen"), option_sets())
+def test_options_set_what_their_files_say(command: str, chosen: list[Option]) -> None:
+    config = compose(command, KINDS[command], [f"{option.group}={option.name}" for option in chosen])
 
     def check(values: Mapping[str, Any], prefix: str) -> None:
         for key, value in values.items():
@@ -52,7 +57,9 @@ def test_an_option_sets_what_its_file_says(option: Option) -> None:
             else:
                 assert at(config, f"{prefix}{key}") == value
 
-    check(option.values, f"{place}." if place else "")
+    for option in chosen:
+        place = "rollout.sampling" if (command, option.group) == ("train", "sampling") else option.package
+        check(option.values, f"{place}." if place else "")
 
 
 def test_every_file_is_an_option_of_some_command_and_says_what_it_is() -> None:
@@ -60,7 +67,7 @@ def test_every_file_is_an_option_of_some_command_and_says_what_it_is() -> None:
     found = [one for name, kind in KINDS.items() for group in GROUPS for one in options(name, kind, group)]
     assert {f"{one.group}/{one.name}" for one in found} == files
     assert all(10 < len(one.about) <= 100 for one in found)
-    assert set(group_names("train", TrainConfig)) == set(GROUPS)
+    assert set(group_names("train", TrainConfig)) == set(GROUPS) - {"benchmark"}
     assert group_names("demo", DemoConfig) == []
 
 
@@ -95,7 +102,12 @@ def test_a_mapping_of_an_option_replaces_the_recipes() -> None:
 def test_an_option_can_be_put_elsewhere() -> None:
     config = train("data=dapo", "data@eval.problems=aime_2025", "sampling=train")
     assert config.problems.path == "data/data/dapo-math-17k.parquet"
-    assert config.eval.problems.path == "data/aime_2025.jsonl" and config.eval.problems.split == "heldout"
+    assert (config.eval.problems.name, config.eval.problems.split) == ("aime_2025", "heldout")
+
+
+def test_an_option_beats_a_benchmark() -> None:
+    config = compose("eval", EvalConfig, ["benchmark=math_500", "sampling=greedy"])
+    assert (config.samples, config.sampling.temperature, config.problems.name) == (4, 0.0, "math_500")
 
 
 def test_agents_without_a_file_are_still_named_by_the_short_form() -> None:
@@ -137,7 +149,7 @@ def test_a_group_that_a_command_does_not_have_is_an_unknown_key() -> None:
 def test_help_lists_groups_and_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    for group in GROUPS:
+    for group in group_names("train", TrainConfig):
         assert f"\n  {group}: {GROUPS[group]}\n" in shown
     for line in ("    drgrpo  ", "    hermes  ", "    strategic  ", "    tiny_strategic  "):
         assert f"\n{line}" in shown
