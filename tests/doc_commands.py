@@ -42,6 +42,7 @@ ELSEWHERE = {
     r".*retool serve (?!.*--dry-run).*": "needs SGLang; `make test-sglang` runs it",
     r"retool eval .*api\.openai\.com.*": "needs an account",
     r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",
+    r".*hydra/launcher=submitit_slurm.*": "needs Slurm; tests/retool_env/test_sweeps.py runs submitit's own executor",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",
 }
 
