@@ -10,14 +10,15 @@ SGLANG_SET_UP := $(RETOOL_SGLANG_HOME)/.set-up
 # Programs in these have limits by the clock, which another test on the same processors would use up.
 ALONE := $(wildcard tests/retool_env/test_sandbox*.py) tests/retool_env/test_verifier_workers.py
 
-.PHONY: help setup demo test test-slow test-sglang setup-sglang lint format bench clean
+.PHONY: help setup demo test test-slow test-sglang setup-sglang lint docs format bench clean
 
 help:
 	@echo "make demo       teach a tiny model when to call Python, on two CPU cores; ends with runs/demo/report.html"
-	@echo "make test       lint, types and tests (at most 15 minutes on two cores)"
+	@echo "make test       lint, types, documentation and tests (at most 15 minutes on two cores)"
 	@echo "make test-slow  kill-and-resume and the full demo with its bars"
 	@echo "make test-sglang  tests with a real SGLang server on the CPU; installs it once (3 GB, $(RETOOL_SGLANG_HOME))"
 	@echo "make bench      measurements, each printed with the command that made it"
+	@echo "make docs       the documentation as a site, in site/; ends at the first link that leads nowhere"
 	@echo "make setup      only the set-up, in $(VENV)"
 	@echo "make lint       ruff and mypy      make format  ruff's formatter      make clean  remove $(VENV) and caches"
 
@@ -27,13 +28,13 @@ $(SET_UP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "retool needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 2; }
 	@echo "setting up $(VENV) (once; some minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,ray,data,sandbox,serve,sweeps,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,ray,data,sandbox,serve,sweeps,docs,dev]'
 	@touch $@
 
 demo: $(SET_UP)
 	$(BIN)/retool demo
 
-test: lint
+test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not sglang" $(addprefix --ignore=,$(ALONE))
 	$(BIN)/python -m pytest -m "not slow and not sglang" $(ALONE)
 
@@ -58,6 +59,10 @@ lint: $(SET_UP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Nothing is fetched: no fonts, no scripts from elsewhere.
+docs: $(SET_UP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 format: $(SET_UP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -70,7 +75,8 @@ bench: $(SET_UP)
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/environment.py
+	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/size.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

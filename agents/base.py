@@ -200,8 +200,10 @@ def act_many(agent: Agent, requests: Sequence[Request]) -> list[Generation]:
         EngineError: the engine failed; the message is logged, because episodes keep only the outcome.
     """
     try:
-        if isinstance(agent, BatchAgent):
-            return timed(lambda: agent.act_many(requests))
+        # Not isinstance(agent, BatchAgent): for a protocol that costs more than a turn of the environment.
+        many: Callable[[Sequence[Request]], list[Generation]] | None = getattr(agent, "act_many", None)
+        if many is not None:
+            return timed(lambda: many(requests))
         return [generation for request in requests for generation in timed(lambda r=request: [agent.act(r)])]  # type: ignore[misc]
     except EngineError as error:
         _log.error("the engine failed: %s", error)

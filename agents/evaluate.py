@@ -28,7 +28,7 @@ from agents.registry import AgentSetup, make_agent
 from agents.rollout import play
 from agents.stats import Summary, summarise_samples
 from retool_env.config import EnvConfig
-from retool_env.envs.check import check_prompts
+from retool_env.envs.check import check_prompts, check_sandbox
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import ProblemSource
 from retool_env.sources import open_source
@@ -57,6 +57,7 @@ def evaluate_agent(config: EvalConfig) -> list[Summary]:
     agent = make_agent(setup)
     try:
         env = _with_room(env, agent)
+        check_sandbox(env)
         check_prompts(source, env)
         identity = identify(config, env, source, model=getattr(agent, "model_name", None))
         config = config.model_copy(update={"env": env})

@@ -23,6 +23,7 @@ What it does not do: callbacks, collators, metrics functions and ``push_to_hub``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from agents.loading import save_checkpoint
 from algos.config import TrainConfig
+from algos.policy.world import World
 from retool_env.compose import compose
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.files import atomic
@@ -161,9 +163,13 @@ class ReToolTrainer:
         from algos.train import train
 
         config = self.config(resume=resume_from_checkpoint)
-        if not resume_from_checkpoint:
-            self._write_inputs()
-        final = train(config)
+        with contextlib.ExitStack() as stack:
+            world = World.join(sequence_parallel=config.model.parallel.sequence)
+            stack.callback(world.leave)
+            if world.is_main and not resume_from_checkpoint:
+                self._write_inputs()
+            world.barrier()
+            final = train(config)
         if self.args.load_best_model_at_end and (final.parent / "best").is_dir():
             final = final.parent / "best"
         if isinstance(self.model, PreTrainedModel):

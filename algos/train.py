@@ -23,13 +23,14 @@ from torch import nn
 
 from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder
-from algos.actor_critic import make_actor_critic
-from algos.alarms import Alarms
+from algos.actor_critic import ActorCritic, make_actor_critic
+from algos.alarms import WINDOW, Alarms
 from algos.boards import check_boards
 from algos.checkpoint import Checkpoints, Position, drop_behind
 from algos.config import TrainConfig
 from algos.dry_run import dry_run
 from algos.evaluation import evaluate
+from algos.hints import where_time_goes
 from algos.isolation import check_layout, check_scorer
 from algos.learn import Learner
 from algos.logger import RunLogger, open_run
@@ -42,7 +43,7 @@ from algos.shared_rollouts import SharedRollouts, collect
 from algos.store import RolloutStore
 from algos.timing import Timing
 from retool_env.config import EnvConfig
-from retool_env.envs.check import check_prompts
+from retool_env.envs.check import check_prompts, check_sandbox
 from retool_env.envs.toolbox import tool_specs
 from retool_env.errors import UsageError
 from retool_env.rewards import describe, make_reward
@@ -119,6 +120,7 @@ def _checked(config: TrainConfig) -> EnvConfig:
     env = config.env.model_copy(update={"tokenizer": config.model.path})
     check_context(load_config(config.model.path), env)
     if config.rollout.replay is None:
+        check_sandbox(env)
         for problems in (config.problems, config.eval.problems):
             check_prompts(open_source(**problems.model_dump()), env)
     return env
@@ -134,7 +136,7 @@ def _run(
     after_step: AfterStep | None,
 ) -> None:
     parts = make_actor_critic(config, world)
-    _check_layout(config, parts.scorer.model)
+    _check_layout(config, parts)
     checkpoints = open_checkpoints(config, parts, world)
     stack.callback(checkpoints.close)
     position = checkpoints.load()
@@ -171,10 +173,10 @@ def _run(
     _loop(job, first_step=position.step)
 
 
-def _check_layout(config: TrainConfig, model: nn.Module) -> None:
-    algo = config.algo
-    check_layout(model, layout=algo.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
-    check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
+def _check_layout(config: TrainConfig, parts: ActorCritic) -> None:
+    algo, model = config.algo, parts.scorer.model
+    check_layout(model, layout=parts.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
+    check_scorer(model, layout=parts.layout, precise=config.model.compute_dtype == "float32")
 
 
 def _tolerance(config: TrainConfig) -> float:
@@ -235,8 +237,10 @@ def _log(job: _Job, step: int, trajectories: Sequence[Trajectory], metrics: Metr
     job.logger.log("train", step, metrics)
     append_trajectories(job.logger.run.trajectories, trajectories[: _num_logged(job.config)])
     job.logger.advance(step + 1, f"accuracy {metrics.get('accuracy/mean', math.nan):.3f}")
-    for text in job.alarms.look(metrics):
+    for text in job.alarms.look(metrics, trajectories):
         job.logger.say(f"step {step}: [bold]alarm[/bold]: {text}", always=True)
+    if step == WINDOW and (text := where_time_goes(metrics)):  # later than what is done once
+        job.logger.say(f"step {step}: {text}")
 
 
 def _introduce(job: _Job, logger: RunLogger) -> None:

@@ -1,16 +1,14 @@
-"""The figure and the tables of docs/mask-ablation.md: `python benchmarks/ablation.py RUNS FIGURE.svg`.
+"""The figure and the table of docs/mask-ablation.md: `python benchmarks/ablation.py runs/learning FIGURE.svg`.
 
-    python benchmarks/learning.py --only grpo unmasked --out runs/learning
-    python benchmarks/ablation.py runs/learning docs/mask-ablation.svg
-
-Per step and per setting: mean and 95 % t-interval over the seeds, of the samples that the step trained on (fresh
-problems, temperature 1) and of the examinations (500 held-out problems, greedily).
+RUNS is where `python benchmarks/learning.py --only grpo unmasked --out RUNS` left its runs. Per step and per setting:
+mean and 95 % t-interval over the seeds, of the samples that the step trained on (fresh problems, temperature 1) and of
+the examinations (500 held-out problems, greedily). Steps that not every seed has are left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,13 @@ from statistics import fmean
 
 from agents.report.axes import Axis, Scale, make_axis, step_axis
 from agents.report.markup import Markup, tag
+from agents.run_folder import read_metrics
 from agents.stats.intervals import t_interval
 
 SETTINGS = {"grpo": "masked", "unmasked": "unmasked"}
 COLOURS = {"grpo": "#075dd4", "unmasked": "#da6e0e"}
 WIDTH, HEIGHT, COLUMNS = 360, 230, 2
+MIN_SEEDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,22 @@ PANELS = [
     Panel(title="Entropy of the policy's tokens, nats", metric="rollout_entropy/mean", scale="linear"),
     Panel(title="Length: tokens that the policy wrote", metric="num_action_tokens/mean", scale="linear"),
 ]
+IN_THE_TABLE = [*PANELS, Panel(title="Gradient norm, which is clipped at 1", metric="actor/grad_norm", scale="linear")]
 Curve = dict[int, list[float]]
 """The values of all seeds by step."""
 
 
 def curve(folder: Path, name: str, metric: str) -> Curve:
     values: Curve = defaultdict(list)
-    for file in sorted(folder.glob(f"{name}-*.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
-        rows = run["examinations"]
+    files = sorted(folder.glob(f"{name}-*.json"))
+    for file in files:
+        rows = json.loads(file.read_text(encoding="utf-8"))["examinations"]
         if metric != "accuracy":
-            lines = (folder / file.stem / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            rows = [row for row in map(json.loads, lines) if row["phase"] == "train"]
+            every = read_metrics(folder / file.stem / "metrics.jsonl")
+            rows = [row for row in every if row["phase"] == "train"]
         for row in rows:
             values[row["step"]].append(row[metric])
-    return values
+    return {step: row for step, row in values.items() if len(row) == len(files) >= MIN_SEEDS}
 
 
 def band(values: Curve) -> list[tuple[int, float, float, float]]:
@@ -118,7 +119,7 @@ def figure(folder: Path) -> Markup:
 def table(folder: Path, steps: Sequence[int]) -> str:
     """Means with intervals at some steps, as Markdown; metrics of a step are of the samples that it trains on."""
     lines = ["| | setting | " + " | ".join(f"step {step}" for step in steps) + " |", "| --- " * (2 + len(steps)) + "|"]
-    for panel in PANELS:
+    for panel in IN_THE_TABLE:
         for name, label in SETTINGS.items():
             values = curve(folder, name, panel.metric)
             cells = [_cell(values.get(step, []), panel.scale) for step in steps]
@@ -136,10 +137,13 @@ def _cell(row: Sequence[float], scale: Scale) -> str:
 
 
 def main() -> None:
-    folder, target = Path(sys.argv[1]), Path(sys.argv[2])
-    target.write_text(figure(folder) + "\n", encoding="utf-8")
-    last = max(curve(folder, "grpo", "accuracy"))
-    print(table(folder, [step for step in (0, 4, 8, 16, 24, last - 1, last) if step <= last]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder of benchmarks/learning.py")
+    parser.add_argument("figure", type=Path, help="an .svg file")
+    parser.add_argument("--steps", nargs="+", type=int, default=[0, 4, 8, 11], help="of the table")
+    options = parser.parse_args()
+    options.figure.write_text(figure(options.runs) + "\n", encoding="utf-8")
+    print(table(options.runs, options.steps))
 
 
 if __name__ == "__main__":

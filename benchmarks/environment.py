@@ -12,22 +12,16 @@ At the end come the bars, and 1 as the exit code when one is missed.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from players import CACHE, PLAYERS, Player, Turn, as_json, install, show, take_turns, told
 
 from retool_env.sandbox import LocalSandbox, RunStatus
 
@@ -37,7 +31,6 @@ PEERS = {
     "verifiers": ["verifiers==0.1.14"],
 }
 FLOOR = "gymnasium"
-PLAYERS = Path(__file__).parent / "peers"
 SESSIONS = 64
 CELLS = [
     "import numpy as np, sympy as sp\nx = sp.symbols('x')",
@@ -47,95 +40,6 @@ CELLS = [
     "print(roots, int(matrix.sum()))",
 ]
 LAST_OUTPUT = "[2, 3] 16\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One case of one player in one turn: CPU milliseconds for each step, and steps in a second of wall time."""
-
-    cpu_ms: float
-    rate: float
-
-
-Turn = dict[tuple[str, str], Measure]
-"""Everything measured in one turn, by player and case."""
-
-
-class Player:
-    """A running ``play_NAME.py`` that waits for orders; ``folder`` is its working directory."""
-
-    def __init__(self, name: str, python: Path, folder: Path) -> None:
-        self.name = name
-        peer = name in PEERS
-        environment = {key: value for key, value in os.environ.items() if not (peer and key.startswith("PYTHON"))}
-        # Its own interpreter must be the one that a tool finds as `python`, not a launcher that costs more.
-        environment |= {"PATH": f"{python.parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-        self._log = folder / f"{name}.log"
-        with self._log.open("w") as log:
-            self._process = subprocess.Popen(
-                [python, PLAYERS / f"play_{name}.py"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=folder,
-                env=environment,
-                text=True,
-            )
-        self.cases: list[str] = json.loads(self._read())
-
-    def measure(self, case: str, seconds: float) -> Measure:
-        assert self._process.stdin is not None
-        print(json.dumps([case, seconds]), file=self._process.stdin, flush=True)
-        found = json.loads(self._read())
-        return Measure(cpu_ms=1000 * found["cpu"] / found["steps"], rate=found["steps"] / found["wall"])
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        if line := self._process.stdout.readline():
-            return line
-        raise SystemExit(f"{self.name} failed:\n{self._log.read_text()[-2000:]}")
-
-
-def install(name: str, cache: Path) -> Path:
-    """The interpreter of the peer's environment, which is made when it is not there."""
-    folder = cache / name
-    python = folder / "bin" / "python"
-    wanted = " ".join(PEERS[name])
-    done = folder / "installed.txt"
-    if done.is_file() and done.read_text() == wanted:
-        return python
-    print(f"installing {wanted} into {folder} (once; some minutes)", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
-    pip: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--quiet",
-        "--disable-pip-version-check",
-        *PEERS[name],
-    ]
-    if subprocess.run(pip, check=False).returncode != 0:
-        raise SystemExit(f"{name} cannot be installed; leave the others out with --skip-peers, or it with --only")
-    done.write_text(wanted)
-    return python
-
-
-def play(players: Sequence[Player], repetitions: int, seconds: float) -> list[Turn]:
-    turns: list[Turn] = []
-    for number in range(repetitions):
-        turn: Turn = {}
-        for player in players:
-            print(f"turn {number + 1} of {repetitions}: {player.name}", flush=True)
-            turn |= {(player.name, case): player.measure(case, seconds) for case in player.cases}
-        turns.append(turn)
-    return turns
 
 
 def sessions() -> tuple[list[RunStatus], float]:
@@ -189,22 +93,9 @@ def verdicts(turns: Sequence[Turn], statuses: Sequence[RunStatus]) -> list[tuple
     return rows
 
 
-def show(turns: Sequence[Turn]) -> None:
-    cores = len(os.sched_getaffinity(0))
-    table = Table(title=f"medians of {len(turns)}, {cores} processors, load {os.getloadavg()[0]:.1f}")
-    for column in ("who", "what", "CPU ms per step", "steps/s"):
-        table.add_column(column, justify="left" if column.startswith("wh") else "right")
-    for key in turns[0]:
-        cpu_ms = statistics.median(turn[key].cpu_ms for turn in turns)
-        rate = statistics.median(turn[key].rate for turn in turns)
-        table.add_row(*key, f"{cpu_ms:.3f}" if cpu_ms < 1 else f"{cpu_ms:.2f}", f"{rate:,.0f}")
-    Console().print(table)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parser.add_argument("--cache", type=Path, default=caches / "retool-benchmarks", help="where peers are installed")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where peers are installed")
     parser.add_argument("--only", choices=PEERS, help="this one beside ours, and no other")
     parser.add_argument("--skip-peers", action="store_true", help="ours alone; nothing is installed")
     parser.add_argument("--repetitions", type=int, default=5)
@@ -212,25 +103,26 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every turn here")
     options = parser.parse_args()
     names = [] if options.skip_peers else [options.only] if options.only else list(PEERS)
-    pythons = {name: install(name, options.cache.absolute()) for name in names} | {"retool": Path(sys.executable)}
+    pythons = {name: install(name, PEERS[name], options.cache.absolute()) for name in names}
+    pythons["retool"] = Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         # Peers leave files in the working directory.
-        players = [Player(name, python, Path(folder)) for name, python in pythons.items()]
-        turns = play(players, options.repetitions, options.seconds)
+        players = [
+            Player(name, PLAYERS / f"play_{name}.py", python, Path(folder), peer=name in PEERS)
+            for name, python in pythons.items()
+        ]
+        turns = take_turns(players, options.repetitions, options.seconds)
         for player in players:
             player.close()
     statuses, seconds = sessions()
-    show(turns)
+    show(turns, "step")
     print(f"{SESSIONS} sessions of {len(CELLS)} cells with numpy and sympy: {seconds:.1f} s")
     rows = verdicts(turns, statuses)
     if not set(names) - {FLOOR}:
         print("not measured: how many times our CPU time the best peer spends")
-    for what, figure, met in rows:
-        print(f"{'met ' if met else 'MISSED'}  {what}: {figure}")
     if options.json is not None:
-        table = [{f"{who}, {what}": vars(measure) for (who, what), measure in turn.items()} for turn in turns]
-        options.json.write_text(json.dumps({"turns": table, "bars": rows}, indent=2))
-    return 0 if all(met for _, _, met in rows) else 1
+        options.json.write_text(as_json(turns, rows))
+    return told(rows)
 
 
 if __name__ == "__main__":

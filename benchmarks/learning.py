@@ -169,9 +169,9 @@ def _start(name: str, told: dict[str, Any], python: Path, errors: Any) -> subpro
 
 def _wait(name: str, row: dict[str, float]) -> int:
     """Steps until the next examination; 0 for none."""
-    if name == "unmasked" or (name in TO_THE_END and row["accuracy"] >= TARGET):
-        return int(8 - row["step"] % 8)
-    return int(row["accuracy"] < TARGET)
+    if row["accuracy"] < TARGET:
+        return 1
+    return int(8 - row["step"] % 8) if name in TO_THE_END else 0
 
 
 def _told(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

@@ -59,7 +59,7 @@ def _table(kind: type[BaseModel]) -> list[str]:
         nested = isinstance(default, BaseModel)
         shown = _changes(default) if nested else "" if field.is_required() else _code(_show(default))
         said = "" if nested else _kind(schema["properties"][name], schema.get("$defs", {}))
-        link = f"[{_title(inner)}](#{_title(inner).lower()})" if inner else ""
+        link = f"[{_title(inner)}](#{_anchor(inner)})" if inner else ""
         cells = (f"`{name}`", shown, f"{said} {link}".strip(), meanings.get(name, ""))
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return rows
@@ -90,6 +90,12 @@ def _walk(
         if prefix + name not in uses:
             uses.append(prefix + name)
         _walk(inner, f"{prefix}{name}.", found, commands)
+
+
+def _anchor(kind: type[BaseModel]) -> str:
+    """Of the section, or of the command whose settings these are."""
+    commands = [name for name, command in COMMANDS.items() if _load(command.config) is kind]
+    return f"retool-{commands[0]}" if commands else _title(kind).lower()
 
 
 def _title(kind: type[BaseModel]) -> str:

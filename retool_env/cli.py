@@ -5,7 +5,7 @@ module is in the lowest package and never imports the others by name. Arguments 
 flags that the founding guides show are aliases of keys, from one table.
 
 Exit codes: 0 done; 2 a mistake that the user can fix, told in one line; 3 sandbox, engine or verifier failed too often,
-or a cell of a sweep died; 130 interrupted.
+a cell of a sweep died, or memory, disk or network did not suffice; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -205,6 +205,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("retool: interrupted; what was finished is kept", file=sys.stderr)
         return 130
+    except Exception as error:
+        from retool_env.failures import explain_failure
+
+        if (reason := explain_failure(error)) is None:
+            raise
+        print(f"retool: {reason}", file=sys.stderr)
+        return 3
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -36,9 +36,12 @@ ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 # What cannot be run by `tests/run_docs.py`, as patterns over whole lines, and why.
 ELSEWHERE = {
     r"make (setup|demo|test|docs).*": "sets up an environment of its own; tried in a fresh clone",
-    r"make test-sglang.*": "downloads 3 GB",
-    r"(hf|git) .*|pip install .*": "needs the network",
+    r"(hf|git) .*|pip install .*|retool doctor models/.*": "needs the network",
+    r"(\.|export) .*": "is about the reader's own shell",
     r".*torchrun .*": "needs GPUs",
+    r"(tensorboard|retool view|retool eval aime_2025) .*retool-7b.*": "reads a run that needs GPUs",
+    r"retool data sft data/ReTool-SFT/.*": "needs the data set; the same command with a small file is in docs/data.md",
+    r"python -m pytest .*": "is what `make test` runs",
     r".*retool serve (?!.*--dry-run).*": "needs SGLang; `make test-sglang` runs it",
     r"retool eval .*api\.openai\.com.*": "needs an account",
     r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",

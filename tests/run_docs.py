@@ -37,8 +37,8 @@ SERVES: Final = re.compile(r"(?:\w+=\S+ )*retool sandbox serve(?!.*--help).*|ten
 
 # Exit codes other than 0 that are what the page says.
 CODES: Final = {
+    r"retool doctor --sandbox-url .*": 1,
     r"retool plan experiment=retool_qwen2\.5_32b_grpo gpus=8 nodes=1": 1,
-    r"retool doctor .*": 1,
 }
 # What a person would type.
 TYPED: Final = {r"retool play.*": "The answer is \\boxed{0}.\n.\n"}

@@ -8,6 +8,7 @@ time, except for k = 1 and k = n, where it is exact. ``k > n`` is refused: nothi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,14 +64,15 @@ def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int
     labels = [
         (1, "") if right else None if text is None else (0, text) for text, right in zip(answers, correct, strict=True)
     ]
-    kinds = sorted({label for label in labels if label is not None})
-    votes = np.array([[label == kind for kind in kinds] for label in labels], dtype=np.int64).reshape(num, len(kinds))
-    if k in (1, num):
-        subsets = np.arange(num).reshape(-1, k)
-    else:
-        order = np.tile(np.arange(num), (NUM_SUBSETS, 1))
-        subsets = np.random.default_rng(k).permuted(order, axis=1)[:, :k]
-    counts = votes[subsets].sum(axis=1)
+    votes = Counter(label for label in labels if label is not None)
+    kinds = sorted(votes)
+    if k == 1 or len(kinds) <= 1:  # the majority is right where there is a vote, and it is for the right answer
+        right_votes = sum(votes[kind] for kind in kinds if kind[0])
+        return pass_at_k(num, right_votes, k)
+    # A subset matters only by how many votes of each kind it has, so these are drawn, and not the subset.
+    pile = [*(votes[kind] for kind in kinds), num - votes.total()]
+    drawn = np.random.default_rng(k).multivariate_hypergeometric(pile, k, 1 if k == num else NUM_SUBSETS)
+    counts = drawn[:, : len(kinds)]
     first = (counts == counts.max(axis=1, keepdims=True, initial=1)).astype(np.float64)
     right = np.array([kind[0] for kind in kinds], dtype=np.float64)
     return float(np.mean(first @ right / np.maximum(first.sum(axis=1), 1)))

@@ -26,6 +26,7 @@ CODE = "print(17 * 23)"
 GOLD = "391"
 QUESTION = "What is 17 * 23?"
 AT_ONCE = 16
+NUM_SAMPLES = 128  # of one evaluation
 
 Play = Callable[[], int]
 """Plays an episode or several, checks that the answer was taken for right, and returns the number of steps."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
-from algos.advantages import ESTIMATORS, Credit, Episodes, make_advantage, maxrl, needs_critic
+import algos.advantages
+from algos.advantages import ADVANTAGES, ESTIMATORS, Credit, Episodes, make_advantage, maxrl, needs_critic
 from retool_env.errors import UsageError
 
 NAN = np.nan
@@ -59,6 +63,13 @@ def test_group_advantages_by_hand() -> None:
     check("dr_grpo", episodes(rewards), [0.5, -0.5, -0.5, 0.5])
     check("rloo", episodes(rewards), [2 / 3, -2 / 3, -2 / 3, 2 / 3])
     check("maxrl", episodes([1.0, 0.0, 0.0, 0.0]), [x / (0.25 + 1e-6) for x in (0.75, -0.25, -0.25, -0.25)])
+
+
+@pytest.mark.parametrize("function", [*ADVANTAGES.values(), maxrl])
+def test_equal_rewards_leave_no_remainder(function: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The mean of three times 0.1 is not 0.1, and the quotient of the remainder would be a direction to learn."""
+    assert (np.full(3, 0.1) - np.full(3, 0.1).mean()).any()
+    assert function(np.full(3, 0.1)).tolist() == [0.0] * 3
 
 
 def test_one_failure_among_eight_weighs_as_the_field_says() -> None:
@@ -175,6 +186,14 @@ def test_a_kl_penalty_counts_at_trained_tokens_only() -> None:
     credit = make_advantage("gae", normalise=False)(of)
     assert credit.advantages[0][[0, 1, 5, 6]] == pytest.approx([0.5, 0.55, 0.65, 0.8])
     assert not make_advantage("dr_grpo")(episodes([1.0, 1.0])).used.any()
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_names_its_source(name: str) -> None:
+    function = ESTIMATORS[name]
+    source = function.keywords["function"] if isinstance(function, functools.partial) else function
+    assert re.search(r"\(\d{4}\.\d{5}\)", source.__doc__), name
+    assert re.search(rf"^{name} ", algos.advantages.__doc__ or "", re.MULTILINE), "the table has all of them"
 
 
 @st.composite

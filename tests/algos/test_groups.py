@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from algos.advantages import ADVANTAGES, dr_grpo, grpo, rloo
+from algos.algo_config import AlgoConfig
 from algos.groups import GroupBuffer, differs, split, withhold
 from algos.learn import stop_if_broken
+from algos.rollouts import RolloutState
+from algos.shared_rollouts import collect
 from retool_env.errors import InfrastructureError
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
@@ -145,3 +148,63 @@ def test_groups_are_told_apart_by_their_number() -> None:
     members = [trajectory(1.0, group=k, sample=j) for k in (3, 4) for j in range(2)]
     assert split(members) == [members[:2], members[2:]]
     assert split([]) == []
+
+
+class Given:
+    """Rollouts whose groups of two are right once and wrong once where ``mixed`` says so, and right twice elsewhere."""
+
+    def __init__(self, mixed: list[bool], *, num: int, most: int = 100) -> None:
+        self.mixed, self.num, self.most = mixed, num, most
+        self.next, self.asked = 0, list[int]()
+
+    def collect(self, step: int) -> list[Trajectory]:
+        return self._play(self.num)
+
+    def more(self, num_groups: int) -> list[Trajectory]:
+        self.asked.append(num_groups)
+        return self._play(min(num_groups, self.most - self.next))
+
+    def _play(self, num: int) -> list[Trajectory]:
+        first, self.next = self.next, self.next + num
+        return [
+            trajectory(
+                1.0 if sample == 0 or not self.mixed[group % len(self.mixed)] else -1.0, group=group, sample=sample
+            )
+            for group in range(first, self.next)
+            for sample in range(2)
+        ]
+
+    def set_version(self, version: int) -> None: ...
+
+    def state_dict(self) -> RolloutState:
+        return RolloutState()
+
+    def load_state_dict(self, state: RolloutState) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("mixed", "rounds", "asked"),
+    [
+        ([True], 3, []),  # nothing is missing
+        ([True, True, True, False], 3, [1]),  # one is, and the next one differs
+        ([True, False], 3, [2, 1]),  # two are; of the two that come one differs; the next does
+        ([False], 3, [4, 4, 4]),  # none ever does: it ends with what there is, after so many rounds
+        ([False], 1, [4]),
+        ([True, False], 0, []),  # switched off
+    ],
+)
+def test_dynamic_sampling_replaces_groups_and_ends(mixed: list[bool], rounds: int, asked: list[int]) -> None:
+    rollouts = Given(mixed, num=4)
+    taken = collect(rollouts, AlgoConfig(prompts_per_step=4, group_size=2, resample_rounds=rounds), step=0)
+    assert rollouts.asked == asked
+    assert [t.ticket for t in taken] == sorted(t.ticket for t in taken)
+    assert len(taken) == 2 * (4 + sum(asked)), "what was played in vain is in it too, to be counted"
+    assert sum(map(differs, split(taken))) <= 4
+
+
+def test_dynamic_sampling_ends_where_nothing_more_is_played() -> None:
+    rollouts = Given([False], num=4, most=4)
+    taken = collect(rollouts, AlgoConfig(prompts_per_step=4, group_size=2, resample_rounds=9), step=0)
+    assert (len(taken), rollouts.asked) == (8, [4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,33 +73,64 @@ def in_a_child(function: Callable[[], Any]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def dies_in(phase: str, *, call: int, seconds: float) -> None:
-    """From now on: a moment after the ``call``-th call of the phase's function has begun, this process is gone."""
-    import importlib
-
+def wrapped(phase: str, around: Callable[[Callable[[], Any]], Any]) -> None:
+    """From now on ``around`` is called in place of the phase's function, with a function that calls it."""
     module, owner, name = PHASES[phase]
     place = importlib.import_module(module)
     place = getattr(place, owner) if owner else place
-    function, calls = getattr(place, name), iter(range(call, -1, -1))
+    function = getattr(place, name)
+    setattr(place, name, lambda *args, **kwargs: around(lambda: function(*args, **kwargs)))
 
-    def counting(*args: Any, **kwargs: Any) -> Any:
+
+def watched(phase: str, file: Path) -> None:
+    """Every call of the phase writes how long it took."""
+
+    def timing(call: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = call()
+        with file.open("a") as out:
+            out.write(f"{phase} {time.perf_counter() - start}\n")
+        return result
+
+    wrapped(phase, timing)
+
+
+def dies_in(phase: str, *, call: int, seconds: float) -> None:
+    """From now on: a moment after the ``call``-th call of the phase has begun, this process is gone."""
+    calls = iter(range(call, -1, -1))
+
+    def counting(function: Callable[[], Any]) -> Any:
         if next(calls, -1) == 0:
             threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        return function(*args, **kwargs)
+        return function()
 
-    setattr(place, name, counting)
+    wrapped(phase, counting)
+
+
+def moments(file: Path, num: int, seed: int) -> list[tuple[str, int, float]]:
+    """Phases in random order, each as often as the others; a random call of it and a moment in the middle of that."""
+    took = defaultdict[str, list[float]](list)
+    for phase, seconds in map(str.split, file.read_text().splitlines()):
+        took[phase].append(float(seconds))
+    assert took.keys() == PHASES.keys() and min(map(len, took.values())) >= 4
+    choice = random.Random(seed)
+    phases = [sorted(PHASES)[k % len(PHASES)] for k in range(num)]
+    choice.shuffle(phases)
+    calls = [(phase, choice.randrange(len(took[phase]))) for phase in phases]
+    return [(phase, call, choice.uniform(0, took[phase][call])) for phase, call in calls]
 
 
 def test_twenty_kills_in_every_phase(cold_start: Path, tmp_path: Path) -> None:
     from algos.train import train
 
-    whole = config(tmp_path / "whole", cold_start)
-    assert in_a_child(lambda: train(whole)) == 0
-    choice = random.Random(7)
+    def run_whole() -> None:
+        for phase in PHASES:
+            watched(phase, tmp_path / "phases")
+        train(config(tmp_path / "whole", cold_start))
+
+    assert in_a_child(run_whole) == 0
     killed = []
-    for trial in range(TRIALS):
-        phase = sorted(PHASES)[trial % len(PHASES)]
-        call, seconds = choice.randrange(4 if phase == "saving" else 8), choice.uniform(0.0, 0.03)
+    for trial, (phase, call, seconds) in enumerate(moments(tmp_path / "phases", TRIALS, seed=7)):
 
         def run(phase: str = phase, call: int = call, seconds: float = seconds, trial: int = trial) -> None:
             dies_in(phase, call=call, seconds=seconds)

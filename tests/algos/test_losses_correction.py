@@ -135,8 +135,11 @@ def test_what_each_estimator_is_the_gradient_of() -> None:
 
 
 def test_a_reference_far_away_stays_finite() -> None:
+    """In both directions, and beyond what float64 can hold as a ratio."""
     for estimator in ("k1", "k2", "k3", "k3_unbiased"):
-        assert np.isfinite(kl_terms(estimator, -500.0)).all(), estimator
+        for gap in (-1e4, 1e4):
+            assert np.isfinite(kl_terms(estimator, gap)).all(), estimator
+            assert np.isfinite(kl_terms(estimator, gap, off=gap)).all(), estimator
 
 
 def test_the_entropy_bonus_raises_entropy() -> None:

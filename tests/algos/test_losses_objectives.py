@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -68,6 +69,15 @@ def test_what_the_cap_holds_back_is_told_apart() -> None:
     out = PolicyLoss(scorer, objective=make_objective("clip", ratio_cap=3.0))(batch)
     assert (out["clip_fraction"].item(), out["cap_fraction"].item()) == pytest.approx((0.75, 0.25))
     assert PolicyLoss(scorer)(batch)["cap_fraction"].item() == 0.0
+
+
+def test_dppo_compares_with_the_behaviour_whatever_the_trainer_started_from() -> None:
+    batch = one_row([-1.0], [1.0], proximal_logprobs=[-3.0])
+    scorer = Table([-0.9])
+    out = PolicyLoss(scorer, objective=make_objective("dppo"))(batch)
+    out["loss_objective"].backward()
+    assert out["loss_objective"].item() == pytest.approx(-np.exp(0.1))
+    assert scorer.logprobs.grad.item() == pytest.approx(-np.exp(0.1))
 
 
 def oracle_two_sided(r: float, a: float, delta: float) -> float:
@@ -212,6 +222,12 @@ def test_every_knob_changes_the_loss(name: str, knob: dict) -> None:
     assert abs(plain - turned) > 1e-3
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_names_its_source(name: str) -> None:
+    kind, _ = OBJECTIVES[name]
+    assert re.search(r"\b\d{4}\.\d{5}\)", kind.__doc__ or ""), name
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="no objective 'cipso'; did you mean 'cispo'"):
         make_objective("cipso")
@@ -262,6 +278,13 @@ def test_kl_cov_takes_the_tokens_of_the_highest_covariance() -> None:
     proximal = [NAN, -0.1, 1e9, -9.0]
     other = [Sample(**{**vars(s), "proximal_logprobs": np.array(proximal, dtype=np.float32)}) for s in samples]
     assert select_covariant(other, share=0.25)[0].selected.tolist() == [False, True, False, False]
+
+
+def test_covariance_is_about_the_mean_advantage() -> None:
+    """All good, one less so: what stands out is the least good token that is unlikely, not the best that is likely."""
+    samples = [sample(10.0, [-1.0], 0), sample(10.0, [-1.1], 1), sample(1.0, [-5.0], 2)]
+    (chosen,) = [k for k, s in enumerate(select_covariant(samples, share=0.3)) if s.selected.any()]
+    assert chosen == 2
 
 
 def test_clip_cov_draws_from_its_band() -> None:

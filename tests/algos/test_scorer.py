@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from agents.base import Request, Sampling
 from agents.embedded import EmbeddedAgent
@@ -309,10 +310,15 @@ def test_shared_prompts_change_neither_loss_nor_gradient(
 
 
 def test_a_shared_prompt_runs_once(model: nn.Module) -> None:
-    """Tokens that go through the backbone: P + G * R."""
+    """Tokens that go through the backbone: P + G * R, the last of each row left out, which predicts nothing."""
     samples = [
-        replace(s, token_ids=s.token_ids[:11], trained=s.trained[:11], behaviour_logprobs=s.behaviour_logprobs[:11])
-        for s in group(0, prompt=10, num=4)
+        replace(
+            s,
+            token_ids=np.append(s.token_ids[:10], [k, k, k]),
+            trained=np.arange(13) >= 10,
+            behaviour_logprobs=np.zeros(13, dtype=np.float32),
+        )
+        for k, s in enumerate(group(0, prompt=10, num=4))
     ]
     counts = []
     handle = model.model.layers[0].register_forward_hook(
@@ -322,7 +328,52 @@ def test_a_shared_prompt_runs_once(model: nn.Module) -> None:
     Scorer(model, share_prompts=True)(batch["token_ids"], batch["trained"])
     Scorer(model)(batch["token_ids"], batch["trained"])
     handle.remove()
-    assert counts == [10, 4 * 1, 4 * 11]
+    assert counts == [10 + 4 * 2, 4 * 13]
+
+
+SHAPE = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+ARCHITECTURES: dict[str, dict] = {
+    "llama": {},
+    "mistral": {},
+    "qwen3": {"head_dim": 8},
+    "qwen2_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+    "phi3": {},
+    "olmo2": {},
+    "glm4": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 24},
+    "gpt_neox": {"num_key_value_heads": 2},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.3},
+}
+
+
+def random_model(name: str, **more: object) -> nn.Module:
+    """Of another architecture, with weights that are large enough to tell mistakes."""
+    shape = {} if name == "gpt2" else SHAPE
+    config = AutoConfig.for_model(name, **{**shape, "vocab_size": 60, **ARCHITECTURES.get(name, {}), **more})
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures_are_scored_in_every_layout(name: str) -> None:
+    model = random_model(name)
+    for layout in ("sorted", "packed", "shared"):
+        check_scorer(model, layout=layout)
+
+
+def test_an_architecture_that_cannot_be_scored_is_refused() -> None:
+    """Logits that are bent before the softmax."""
+    model = random_model("gemma2", head_dim=8, final_logit_softcapping=2.0)
+    with pytest.raises(UsageError, match="the head is no plain linear map"):
+        check_scorer(model, layout="sorted")
 
 
 @pytest.mark.parametrize("layout", ["sorted", "packed", "shared"])
@@ -352,6 +403,3 @@ def test_layouts_that_would_be_slow_or_impossible_are_refused() -> None:
     with pytest.raises(UsageError, match="builds a mask of 4096 x 4096"):
         check_layout(model, layout="packed", max_tokens=4096)
     check_layout(model, layout="shared", max_tokens=4096)
-    model.gradient_checkpointing_enable()
-    with pytest.raises(UsageError, match="gradient checkpointing switches off"):
-        check_layout(model, layout="shared", max_tokens=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,31 @@ SMALL = [
     "eval.problems.size=10",
     "eval.greedy=false",
 ]
+
+
+SCRIPT = """
+import hashlib, os, sys
+from transformers import PreTrainedTokenizerFast, TrainingArguments
+from agents.loading import load_model
+from algos.retool_trainer import ReToolTrainer
+
+folder, out = sys.argv[1:]
+model = load_model(folder)
+sizes = {"per_device_train_batch_size": 8, "max_steps": 1, "save_strategy": "no", "learning_rate": 1e-3}
+trainer = ReToolTrainer(
+    model=model,
+    processing_class=PreTrainedTokenizerFast.from_pretrained(folder),
+    args=TrainingArguments(output_dir=out, report_to=[], use_cpu=True, **sizes),
+    train_dataset=[{"prompt": f"Compute {k} * 23 modulo 7.", "answer": str(k * 23 % 7)} for k in range(9)],
+    max_turns=3,
+    max_completion_length=64,
+    num_generations=4,
+    overrides=["env.instructions=false", "env.max_context_tokens=256", "threads=1"],
+)
+trainer.train()
+digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
+open(f"{out}.{os.environ['RANK']}", "w").write(digest)
+"""
 
 
 def run(command: str, *overrides: str, ranks: int) -> None:
@@ -83,6 +109,51 @@ def test_two_ranks_train_as_one(cold_start: Path, tmp_path: Path, options: list[
     moved = max(float((mine[name] - start[name]).abs().max()) for name in mine)
     assert moved > 1e-4, "nothing was learnt: the test shows nothing"
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 0.2 * moved
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_one(cold_start: Path, tmp_path: Path) -> None:
+    """Two ``torchrun`` with one rank each that meet at an address, as on two machines; both see the run folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meet = f"127.0.0.1:{probe.getsockname()[1]}"
+    overrides = ["train", "experiment=tiny_grpo", *SMALL, f"model.path={cold_start}"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    launch += ["--rdzv-backend=c10d", f"--rdzv-endpoint={meet}", "--rdzv-id=two", "-m", "retool_env.cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [*launch, *overrides, f"out={tmp_path / 'two'}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    run(*overrides, f"out={tmp_path / 'one'}", ranks=1)
+    for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert two["actor/grad_norm"] == pytest.approx(one["actor/grad_norm"], rel=1e-3)
+        assert two["num_tokens/trained"] == one["num_tokens/trained"]
+
+
+@pytest.mark.slow
+def test_the_trainer_of_python_users_runs_on_ranks(cold_start: Path, tmp_path: Path) -> None:
+    """One rank writes what all read; all have the trained weights afterwards."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(
+        [*launch, str(cold_start), str(tmp_path / "run")], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(rows(tmp_path / "run")) == 1
+    digests = {(tmp_path / f"run.{rank}").read_text() for rank in range(2)}
+    assert len(digests) == 1
 
 
 @pytest.mark.slow

@@ -61,6 +61,10 @@ MISTAKES = [
     (["train", "algo.group_size=1"], "group_size=1: advantage='grpo' compares the samples of one problem"),
     (["sft", "traces.phases=[]"], "traces.phases=[]: tuple should have at least 1 item"),
     (["demo", "sft.eval.greedy=false"], "sft.eval.greedy=false: the demo's table shows both modes"),
+    (
+        [*ORACLE, "problems.size=1", "env.sandbox=fusion:http://127.0.0.1:9"],
+        "env.sandbox='fusion:http://127.0.0.1:9' runs no program: [Errno 111] Connection refused",
+    ),
     ([*GSM8K, "problems.path=list.jsonl"], "list.jsonl:1: a list; expected an object"),
     ([*GSM8K, "problems.path=empty.jsonl"], "empty.jsonl: holds no problem"),
     ([*GSM8K, "problems.path=good.jsonl", "env.max_context_tokens=50"], "problem 'gsm8k/0': its prompt has"),
