@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from algos.batch import Layout
 from algos.config import OptimConfig, TrainConfig
+from algos.isolation import choose_layout
 from algos.losses import PolicyLoss
 from algos.policy.model import build_critic, build_policy, place_critic, trainable
 from algos.policy.reference import Reference, make_reference
@@ -62,9 +64,11 @@ class ActorCritic(Trained):
 
     Attributes:
         loss: of the policy.
+        layout: of micro-batches.
     """
 
     loss: PolicyLoss
+    layout: Layout
 
     @property
     def scorer(self) -> Scorer:
@@ -103,6 +107,7 @@ def make_actor_critic(config: TrainConfig, world: World) -> ActorCritic:
 def around(model: nn.Module, config: TrainConfig, *, critic: Critic | None = None) -> ActorCritic:
     """Losses and optimizers around a policy and, where there is one, a critic."""
     algo, sampling = config.algo, config.rollout.sampling
+    layout = algo.layout or choose_layout(model)
     scorer = Scorer(
         model,
         temperature=sampling.temperature,
@@ -110,7 +115,7 @@ def around(model: nn.Module, config: TrainConfig, *, critic: Critic | None = Non
         top_k=sampling.top_k,
         chunk=algo.head_rows,
         vocab_chunk=algo.head_columns,
-        share_prompts=algo.layout == "shared",
+        share_prompts=layout == "shared",
     )
     loss = PolicyLoss(
         scorer,
@@ -120,8 +125,14 @@ def around(model: nn.Module, config: TrainConfig, *, critic: Critic | None = Non
         correction=algo.correction.make(),
     )
     optimizer = make_optimizer(trainable(model), config.optim)
+    if critic is not None and layout == "shared":
+        critic.share_prompts()
     return ActorCritic(
-        model=model, loss=loss, optimizer=optimizer, critic=_critic_parts(critic, config) if critic else None
+        model=model,
+        loss=loss,
+        layout=layout,
+        optimizer=optimizer,
+        critic=_critic_parts(critic, config) if critic else None,
     )
 
 

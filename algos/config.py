@@ -269,10 +269,6 @@ class TrainConfig(Config):
             )
         if self.algo.layout == "shared" and self.model.parallel.sequence > 1:
             raise ValueError("algo.layout=shared with model.parallel.sequence > 1: take algo.layout=packed or sorted")
-        if self.algo.layout == "shared" and self.model.gradient_checkpointing:
-            raise ValueError(
-                "algo.layout=shared needs the KV cache that model.gradient_checkpointing switches off; drop one of them"
-            )
         return self
 
     @model_validator(mode="after")

@@ -115,7 +115,8 @@ def _check_layout(config: TrainConfig | SftConfig) -> None:
         most = config.pass_tokens
     else:
         most = max(config.algo.micro_batch_tokens, config.algo.score_tokens or 0)
-    check_layout(model, layout=settings.layout, max_tokens=most)
+    if settings.layout is not None:
+        check_layout(model, layout=settings.layout, max_tokens=most)
 
 
 def _compare(config: TrainConfig | SftConfig, job: Job, out: Console) -> None:

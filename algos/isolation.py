@@ -1,4 +1,4 @@
-"""Start-up checks: can this model be scored in this layout?
+"""Start-up checks: in which layout is this model scored, and can it be?
 
 Two mistakes are silent: packed sequences that see each other (an attention mask, a cache, or a kernel that does not
 read positions), and a head that is more than a linear map. Both would train on wrong log-probabilities, so a run tries
@@ -13,18 +13,31 @@ from torch import nn
 
 from algos.batch import Layout, Sample
 from algos.per_token import per_token
-from algos.policy.parts import causal_lm, is_recomputed
+from algos.policy.parts import causal_lm
+from algos.policy.prefixes import NAME as SHARED
+from algos.policy.prefixes import can_share, refusal
 from algos.policy.sharding import compute_device
 from algos.policy.ulysses import PREFIX
+from algos.policy.varlen import NAME as VARLEN
 from algos.scorer import Scorer
 from retool_env.errors import UsageError
 
-__all__ = ["check_layout", "check_scorer"]
+__all__ = ["check_layout", "check_scorer", "choose_layout"]
 
 MOST_MASKED = 512
-MASKED_KERNELS = ("sdpa", "eager")
+MASKED_KERNELS = ("sdpa", "eager", SHARED)
+PACKED_KERNELS = (VARLEN, "flash_attention_2", "flash_attention_3")
 LENGTHS = (11, 6, 9)
 COMMON = 4  # ids that all sequences begin with
+
+
+def choose_layout(model: nn.Module) -> Layout:
+    """The fastest that was measured (``docs/performance.md``): without padding for kernels that take the boundaries of
+    sequences, else as a prefix tree on a CPU, and in sorted rows where neither is possible."""
+    inner = causal_lm(model)
+    if inner.config._attn_implementation.removeprefix(PREFIX) in PACKED_KERNELS:
+        return "packed"
+    return "shared" if compute_device(model).type == "cpu" and can_share(inner) else "sorted"
 
 
 def check_layout(model: nn.Module, *, layout: Layout, max_tokens: int) -> None:
@@ -32,7 +45,7 @@ def check_layout(model: nn.Module, *, layout: Layout, max_tokens: int) -> None:
 
     Raises:
         UsageError: packing more than 512 tokens for attention that builds a mask of ``total x total`` for it, or
-            shared prompts with gradient checkpointing.
+            shared prompts with attention that cannot.
     """
     attention = causal_lm(model).config._attn_implementation.removeprefix(PREFIX)
     if layout == "packed" and attention in MASKED_KERNELS and max_tokens > MOST_MASKED:
@@ -40,8 +53,8 @@ def check_layout(model: nn.Module, *, layout: Layout, max_tokens: int) -> None:
             f"layout=packed with {attention!r} attention builds a mask of {max_tokens} x {max_tokens}; use "
             f"layout=sorted, model.attention=varlen, or at most {MOST_MASKED} tokens per micro-batch"
         )
-    if layout == "shared" and is_recomputed(model):
-        raise UsageError("layout=shared needs the KV cache that gradient checkpointing switches off; drop one of them")
+    if layout == "shared" and not can_share(causal_lm(model)):
+        raise refusal(causal_lm(model))
 
 
 def check_scorer(model: nn.Module, *, layout: Layout, precise: bool = True) -> None:

@@ -133,7 +133,7 @@ class Learner:
             module = modules[kind]
             assert module is not None, f"{kind} has a module"
             with timing.stage(STAGES[kind]):
-                rows = per_token(module, out, max_tokens=most, layout=algo.layout, world=self.world)
+                rows = per_token(module, out, max_tokens=most, layout=self.parts.layout, world=self.world)
             out = [_with_array(sample, kind, row) for sample, row in zip(out, rows, strict=True)]
         return out
 

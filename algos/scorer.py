@@ -8,7 +8,8 @@ the vocabulary cannot take its behaviour's log-probabilities from them; :func:`a
 
 Batches are padded on the right, or packed with positions that restart. Causal attention cannot look at what comes
 behind, so padding needs no attention mask, and packed sequences are told apart by their positions; both only without
-a KV cache. With ``share_prompts``, what all rows begin with runs once and its keys and values serve every row.
+a KV cache. With ``share_prompts``, what rows begin with in common runs once, and padding never
+(:mod:`algos.policy.prefixes`).
 
 The model may be sharded, have adapters, and share its sequences with other ranks (:mod:`algos.policy`); then every rank
 of a sequence scores its slice, and all get all results.
@@ -26,10 +27,10 @@ import torch
 from torch import nn
 
 from algos.head import HeadSpec, score_tokens
-from algos.policy.parts import causal_lm, is_recomputed
+from algos.policy.parts import causal_lm
+from algos.policy.prefixes import prefix_tree, run_tree, share_attention
 from algos.policy.sharding import inside
 from algos.policy.ulysses import slice_of
-from retool_env.errors import UsageError
 
 __all__ = ["Scorer", "read_states"]
 
@@ -48,8 +49,10 @@ class Scorer(nn.Module):
         chunk: trained positions per tile of the head.
         vocab_chunk: vocabulary entries per tile. Small tiles are the fastest on CPU; a GPU wants larger ones.
         keep: logits of a batch up to which none is computed again in the backward pass.
-        share_prompts: run what all rows of a batch begin with once; not together with gradient checkpointing, which
-            switches the KV cache off that it needs.
+        share_prompts: run what rows of a batch begin with in common once. Changes the model's attention for good.
+
+    Raises:
+        UsageError: prompts cannot be shared with the attention of this model.
     """
 
     def __init__(
@@ -65,10 +68,8 @@ class Scorer(nn.Module):
         share_prompts: bool = False,
     ) -> None:
         super().__init__()
-        if share_prompts and is_recomputed(model):
-            raise UsageError(
-                "shared prompts need the KV cache that gradient checkpointing switches off; drop one of them"
-            )
+        if share_prompts:
+            share_attention(causal_lm(model))
         self.model = model
         tiles = {"rows": chunk, "columns": vocab_chunk, "keep": keep}
         self.spec = HeadSpec(temperature=temperature / _logit_scale(model), top_p=top_p, top_k=top_k, **tiles)
@@ -131,49 +132,17 @@ def read_states(
     Returns:
         The tensors, ``[num_trained]``, row-major.
     """
+    if share:
+        assert position_ids is None, "rows of a prefix tree are padded"
+        tree = prefix_tree(token_ids, trained)
+        states = run_tree(backbone, tree)
+        return tuple(values[tree.which] for values in read(states.index_select(0, tree.before), tree.targets))
     part = slice_of(backbone, token_ids, trained, position_ids)
     if part is None:
-        return read(_before(backbone, token_ids, trained, position_ids, share=share), token_ids[trained])
-    if share:
-        raise UsageError("shared prompts do not work with sequence parallelism; use layout=packed or sorted")
+        # An attention mask, even one of ones, or a cache would make packed sequences see each other.
+        hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        return read(hidden[:, :-1][trained[:, 1:]], token_ids[trained])
     hidden = backbone(
         input_ids=part.token_ids, position_ids=part.position_ids, use_cache=False, ulysses=part.whole
     ).last_hidden_state
     return tuple(part.join(values) for values in read(hidden[part.before], part.targets))
-
-
-def _before(
-    backbone: nn.Module,
-    token_ids: torch.Tensor,
-    trained: torch.Tensor,
-    position_ids: torch.Tensor | None,
-    *,
-    share: bool,
-) -> torch.Tensor:
-    """Last hidden states that the trained tokens are predicted from, ``[num_trained, hidden_size]``, row-major."""
-    common = _common_columns(token_ids) if share and len(token_ids) > 1 else 0
-    if common:
-        hidden = _shared(backbone, token_ids, common)
-    else:
-        # An attention mask, even one of ones, or a cache would make packed sequences see each other.
-        hidden = backbone(input_ids=token_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    return hidden[:, :-1][trained[:, 1:]]
-
-
-def _shared(backbone: nn.Module, token_ids: torch.Tensor, common: int) -> torch.Tensor:
-    """Hidden states ``[num_rows, length, hidden_size]`` when the first ``common`` columns are the same in all rows."""
-    num_rows, length = token_ids.shape
-    start = backbone(input_ids=token_ids[:1, :common], use_cache=True)
-    cache = start.past_key_values
-    cache.batch_repeat_interleave(num_rows)
-    positions = torch.arange(common, length, device=token_ids.device).expand(num_rows, -1)
-    rest = backbone(
-        input_ids=token_ids[:, common:], position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return torch.cat([start.last_hidden_state.expand(num_rows, -1, -1), rest], dim=1)
-
-
-def _common_columns(token_ids: torch.Tensor) -> int:
-    """Leading columns in which all rows agree; at least one column is left."""
-    same = (token_ids == token_ids[:1]).all(0)[:-1]
-    return int(same.long().cumprod(0).sum())

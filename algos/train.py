@@ -23,7 +23,7 @@ from torch import nn
 
 from agents.loading import check_context, load_config, setup_torch
 from agents.run_folder import RunFolder
-from algos.actor_critic import make_actor_critic
+from algos.actor_critic import ActorCritic, make_actor_critic
 from algos.alarms import WINDOW, Alarms
 from algos.boards import check_boards
 from algos.checkpoint import Checkpoints, Position, drop_behind
@@ -136,7 +136,7 @@ def _run(
     after_step: AfterStep | None,
 ) -> None:
     parts = make_actor_critic(config, world)
-    _check_layout(config, parts.scorer.model)
+    _check_layout(config, parts)
     checkpoints = open_checkpoints(config, parts, world)
     stack.callback(checkpoints.close)
     position = checkpoints.load()
@@ -173,10 +173,10 @@ def _run(
     _loop(job, first_step=position.step)
 
 
-def _check_layout(config: TrainConfig, model: nn.Module) -> None:
-    algo = config.algo
-    check_layout(model, layout=algo.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
-    check_scorer(model, layout=algo.layout, precise=config.model.compute_dtype == "float32")
+def _check_layout(config: TrainConfig, parts: ActorCritic) -> None:
+    algo, model = config.algo, parts.scorer.model
+    check_layout(model, layout=parts.layout, max_tokens=max(algo.micro_batch_tokens, algo.score_tokens or 0))
+    check_scorer(model, layout=parts.layout, precise=config.model.compute_dtype == "float32")
 
 
 def _tolerance(config: TrainConfig) -> float:

@@ -120,7 +120,7 @@ def _gradients(
         rank=world.data_rank,
         num_ranks=world.num_data_ranks,
         max_tokens=algo.micro_batch_tokens,
-        layout=algo.layout,
+        layout=parts.layout,
     )
     for optimizer in parts.optimizers.values():
         optimizer.zero_grad()

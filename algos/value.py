@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -28,9 +28,11 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torch.nn import functional as F
 from torchrl.objectives import LossModule
+from transformers import PreTrainedModel
 
 from algos.batch import Sample
 from algos.policy.parts import causal_lm
+from algos.policy.prefixes import share_attention
 from algos.policy.sharding import inside
 from algos.scorer import read_states
 from retool_env.errors import UsageError
@@ -55,6 +57,7 @@ class Critic(nn.Module):
         self.head = _ValueHead(weight.shape[1], 1, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self._shares = False
 
     def forward(
         self, token_ids: torch.Tensor, trained: torch.Tensor, position_ids: torch.Tensor | None = None
@@ -63,13 +66,18 @@ class Critic(nn.Module):
         :class:`~algos.scorer.Scorer` takes them."""
         return inside(self._owner[0], self._values, token_ids, trained, position_ids)
 
+    def share_prompts(self) -> None:
+        """From now on, run what rows begin with in common once; see :mod:`algos.policy.prefixes`."""
+        share_attention(cast(PreTrainedModel, self.backbone))
+        self._shares = True
+
     def _values(
         self, token_ids: torch.Tensor, trained: torch.Tensor, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
         def read(hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor]:
             return (self.head(hidden)[:, 0],)
 
-        return read_states(self.backbone, token_ids, trained, position_ids, read)[0]
+        return read_states(self.backbone, token_ids, trained, position_ids, read, share=self._shares)[0]
 
 
 class _ValueHead(nn.Linear):

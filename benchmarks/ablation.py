@@ -41,6 +41,7 @@ PANELS = [
     Panel(title="Entropy of the policy's tokens, nats", metric="rollout_entropy/mean", scale="linear"),
     Panel(title="Length: tokens that the policy wrote", metric="num_action_tokens/mean", scale="linear"),
 ]
+IN_THE_TABLE = [*PANELS, Panel(title="Gradient norm, which is clipped at 1", metric="actor/grad_norm", scale="linear")]
 Curve = dict[int, list[float]]
 """The values of all seeds by step."""
 
@@ -118,7 +119,7 @@ def figure(folder: Path) -> Markup:
 def table(folder: Path, steps: Sequence[int]) -> str:
     """Means with intervals at some steps, as Markdown; metrics of a step are of the samples that it trains on."""
     lines = ["| | setting | " + " | ".join(f"step {step}" for step in steps) + " |", "| --- " * (2 + len(steps)) + "|"]
-    for panel in PANELS:
+    for panel in IN_THE_TABLE:
         for name, label in SETTINGS.items():
             values = curve(folder, name, panel.metric)
             cells = [_cell(values.get(step, []), panel.scale) for step in steps]

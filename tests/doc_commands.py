@@ -47,6 +47,7 @@ ELSEWHERE = {
     r"retool .*\b(CHECKPOINT|mine\.py:Mine)\b.*": "has a name that a reader fills in",
     r"retool eval --suite .*": "asks endpoints and a checkpoint of the reader's; tests/agents/test_suite.py runs one",
     r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",
+    r".*hydra/launcher=submitit_slurm.*": "needs Slurm; tests/retool_env/test_sweeps.py runs submitit's own executor",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",
 }
 

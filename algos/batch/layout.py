@@ -2,19 +2,18 @@
 
 A micro-batch has a token budget rather than a number of rows, and never a part of a sequence. Three layouts:
 
-* ``sorted``: rows of similar length, padded on the right. The best on CPU: nothing but causal attention.
+* ``sorted``: rows of similar length, padded on the right. Nothing but causal attention, so it works for every model.
 * ``packed``: one row, no padding, positions restart in every sequence. For attention kernels that take sequence
   boundaries (flash attention, flex attention); others build a mask of ``total x total`` for it, see
   :func:`algos.isolation.check_layout`.
-* ``shared``: rows of one group, so that a scorer with ``share_prompts`` runs what they have in common once. The budget
-  counts that common part once.
+* ``shared``: rows that begin alike, so that a scorer with ``share_prompts`` runs what they have in common once
+  (:mod:`algos.policy.prefixes`). The budget counts tokens that run: no padding, and the common part once.
 
 None changes the gradient of the step, only its time and memory.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import get_args
 
@@ -28,6 +27,8 @@ from algos.choices import Layout
 __all__ = ["LAYOUTS", "Layout", "balanced", "collate", "micro_batches", "plan", "rank_batches", "rank_plan"]
 
 LAYOUTS: tuple[str, ...] = get_args(Layout)
+MOST_REPEATED = 4
+"""Tokens of the rows of a shared micro-batch, over its budget: attention sees the common part once per row."""
 
 
 def micro_batches(samples: Sequence[Sample], *, max_tokens: int, layout: Layout = "sorted") -> list[TensorDict]:
@@ -79,15 +80,12 @@ def collate(samples: Sequence[Sample], layout: Layout) -> TensorDict:
 
 def plan(samples: Sequence[Sample], *, max_tokens: int, layout: Layout = "sorted") -> list[list[int]]:
     """Indices of the samples of each micro-batch."""
+    if layout == "shared":
+        return _shared_plan(samples, max_tokens)
     ordered = sorted(range(len(samples)), key=lambda k: (len(samples[k]), samples[k].order))
     if layout == "packed":
         return _packed_plan(samples, ordered[::-1], max_tokens)
-    if layout == "sorted":
-        return _padded_plan(samples, ordered, max_tokens)
-    groups = defaultdict[int, list[int]](list)
-    for k in ordered:
-        groups[samples[k].group].append(k)
-    return [part for group in sorted(groups) for part in _shared_plan(samples, groups[group], max_tokens)]
+    return _padded_plan(samples, ordered, max_tokens)
 
 
 def _padded_plan(samples: Sequence[Sample], ordered: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -100,15 +98,19 @@ def _padded_plan(samples: Sequence[Sample], ordered: Sequence[int], max_tokens: 
     return parts
 
 
-def _shared_plan(samples: Sequence[Sample], members: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Members of one group: what they have in common is counted once."""
-    common = _common_prefix([samples[k].token_ids for k in members])
+def _shared_plan(samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
+    """Samples that begin alike are neighbours, and what one begins with like the one before it is not counted."""
     parts: list[list[int]] = []
-    for k in members:
-        if parts and common + (len(samples[k]) - common) * (len(parts[-1]) + 1) <= max_tokens:
+    nodes = tokens = 0
+    for k in sorted(range(len(samples)), key=lambda k: (_sort_key(samples[k].token_ids), samples[k].order)):
+        length = len(samples[k])
+        new = length - _common_prefix(samples[parts[-1][-1]].token_ids, samples[k].token_ids) if parts else length
+        if parts and nodes + new <= max_tokens and tokens + length <= MOST_REPEATED * max_tokens:
             parts[-1].append(k)
         else:
             parts.append([k])
+            nodes, tokens, new = 0, 0, length
+        nodes, tokens = nodes + new, tokens + length
     return parts
 
 
@@ -128,8 +130,13 @@ def _packed_plan(samples: Sequence[Sample], longest_first: Sequence[int], max_to
     return parts
 
 
-def _common_prefix(rows: Sequence[NDArray[np.int64]]) -> int:
-    """How many ids all rows begin with."""
-    shortest = min(map(len, rows))
-    same = np.all([row[:shortest] == rows[0][:shortest] for row in rows], axis=0)
-    return int(same.argmin()) if not same.all() else shortest
+def _sort_key(token_ids: NDArray[np.int64]) -> bytes:
+    """Bytes that are ordered as the ids are."""
+    return token_ids.astype(">i8").tobytes()
+
+
+def _common_prefix(one: NDArray[np.int64], two: NDArray[np.int64]) -> int:
+    """How many ids both begin with."""
+    shortest = min(len(one), len(two))
+    differ = one[:shortest] != two[:shortest]
+    return int(differ.argmax()) if differ.any() else shortest

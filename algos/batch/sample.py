@@ -103,7 +103,8 @@ def _collate(rows: Sequence[Sample], shape: tuple[int, int], starts: Sequence[tu
         "weights": np.zeros(shape, dtype=np.float32),
         "sequence_ids": np.full(shape, -1, dtype=np.int64),
     }
-    for name in _present(rows):
+    optional = _present(rows)
+    for name in optional:
         arrays[name] = np.zeros(shape, dtype=np.bool_ if name == "selected" else np.float32)
     for k, (sample, (row, start)) in enumerate(zip(rows, starts, strict=True)):
         assert not sample.trained[0], "no logits predict the first token"
@@ -114,7 +115,7 @@ def _collate(rows: Sequence[Sample], shape: tuple[int, int], starts: Sequence[tu
         arrays["advantages"][here] = sample.advantage
         arrays["weights"][here] = sample.trained * sample.weight
         arrays["sequence_ids"][here] = k
-        for name in _present(rows):
+        for name in optional:
             arrays[name][here] = getattr(sample, name)
     return TensorDict({name: torch.from_numpy(array) for name, array in arrays.items()}, batch_size=shape)
 

@@ -125,12 +125,6 @@ def test_recomputation_changes_no_gradient_and_happens_in_evaluation_mode(option
     assert calls == [1, 2]
 
 
-def test_recomputation_and_shared_prompts_are_refused(world: World) -> None:
-    model = prepare(model_of(), PolicyOptions(gradient_checkpointing=True), world)
-    with pytest.raises(UsageError, match="shared prompts"):
-        Scorer(model, share_prompts=True)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_compute_dtype_is_the_arithmetic_of_an_engine_with_cast_weights(dtype: str, world: World) -> None:
     samples = step_samples()
@@ -196,7 +190,6 @@ def test_what_cannot_work_is_refused(world: World, tmp_path: Path) -> None:
 
 
 def test_shared_prompts_work_on_a_sharded_model(world: World) -> None:
-    """The backbone runs twice within one step into the model: for the prompt, and for what follows it."""
     names = ("trained", "behaviour_logprobs", "advantage", "proximal_logprobs", "reference_logprobs")
     samples = []
     for sample in step_samples():

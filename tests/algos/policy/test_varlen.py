@@ -22,6 +22,7 @@ from tests.algos.policy.options import gap
 from tests.algos.policy.steps import alone, model_of, step_samples, together, worst
 
 OPTIONS = PolicyOptions(attention="varlen")
+IDS = torch.arange(1, 6)[None]
 
 
 @pytest.fixture
@@ -64,8 +65,11 @@ def test_another_batch_is_not_cut_like_the_last_one(world: World) -> None:
 
 def test_what_it_cannot_do_is_refused(world: World) -> None:
     model = prepare(model_of(), OPTIONS, world)
+    with pytest.raises(UsageError, match=r"layout=shared needs 'sdpa' attention.*'varlen'"):
+        check_layout(model, layout="shared", max_tokens=100)
     with pytest.raises(UsageError, match=r"varlen reads no KV cache.*attention=sdpa"):
-        check_scorer(model, layout="shared")
+        cache = model(input_ids=IDS, use_cache=True).past_key_values
+        model(input_ids=IDS, past_key_values=cache)
     windowed = MistralForCausalLM(
         MistralConfig(
             vocab_size=40,
