@@ -43,7 +43,9 @@ ELSEWHERE = {
     r"retool data sft data/ReTool-SFT/.*": "needs the data set; the same command with a small file is in docs/data.md",
     r"python -m pytest .*": "is what `make test` runs",
     r".*retool serve (?!.*--dry-run).*": "needs SGLang; `make test-sglang` runs it",
-    r"retool eval .*api\.openai\.com.*": "needs an account",
+    r"retool eval .*(api\.openai\.com|https://host).*": "needs an account",
+    r"retool .*\b(CHECKPOINT|mine\.py:Mine)\b.*": "has a name that a reader fills in",
+    r"retool eval --suite .*": "asks endpoints and a checkpoint of the reader's; tests/agents/test_suite.py runs one",
     r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",
     r".*hydra/launcher=submitit_slurm.*": "needs Slurm; tests/retool_env/test_sweeps.py runs submitit's own executor",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",
@@ -87,8 +89,9 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 def saved_files(page: Path) -> dict[str, str]:
-    """Python blocks that begin with the name of a file, which a reader saves under it."""
-    return {match[1]: text for _, text in blocks(page, "python") if (match := SAVED.match(text))}
+    """Blocks that begin with the name of a file, which a reader saves under it."""
+    found = [text for language in ("python", "yaml") for _, text in blocks(page, language)]
+    return {match[1]: text for text in found if (match := SAVED.match(text))}
 
 
 def commands(page: Path) -> list[Shown]:

@@ -41,6 +41,7 @@ def write_data(folder: Path, count: int = 24) -> None:
         "gsm8k_test.jsonl": gsm8k,
         "aime_2024.jsonl": aime[::2],
         "aime_2025.jsonl": aime[1::2],
+        "data/aime_2024.jsonl": aime[::2],
         "retool_sft.parquet": _recordings(count),
     }
     for name, rows in files.items():

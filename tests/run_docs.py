@@ -142,10 +142,12 @@ def _environment(folder: Path, home: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _companion(line: str, folder: Path, home: Path) -> Iterator[None]:
-    """The server that a line talks to, if it names one: the protocol's stand-in of the tests, in front of the model."""
+    """The server that a line talks to, if any: the tests' own for the protocol, in front of a real model."""
     command = ""
     if match := re.search(r"agent\.url=http://127\.0\.0\.1:(\d+)", line):
         command = f"python -m tests.agents.fake_sglang {CHECKPOINT} --port {match[1]}"
+    elif "--agent openai" in line:
+        command = f"python -m tests.agents.checkpoint_server {CHECKPOINT} --port 8000"
     if not command:
         yield
         return

@@ -1,6 +1,6 @@
 """An OpenAI-compatible endpoint in a process of its own that answers from a checkpoint.
 
-    python -m tests.agents.checkpoint_server FOLDER
+    python -m tests.agents.checkpoint_server FOLDER [--port PORT]
 
 It prints ``serving http://127.0.0.1:PORT/v1`` once it listens. Conversations become the text that the tiny model was
 trained on: question, its own turns, and between the tags of the interpreter what came back. Sampled requests run
@@ -111,12 +111,13 @@ def app(endpoint: Endpoint) -> Starlette:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
+    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no server outlives its test
     setup_torch(seed=0, threads=1, deterministic=True)
     tokenizer = FileTokenizer(options.folder)
     endpoint = Endpoint(agent=EmbeddedAgent(load_model(options.folder), tokenizer), tokenizer=tokenizer)
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with socket.create_server(("127.0.0.1", options.port), backlog=1024) as listener:
         print(f"serving http://127.0.0.1:{listener.getsockname()[1]}/v1", flush=True)
         uvicorn.Server(uvicorn.Config(app(endpoint), log_level="warning")).run(sockets=[listener])
 
