@@ -67,8 +67,8 @@ def test_what_it_cannot_do_is_refused(world: World) -> None:
     model = prepare(model_of(), OPTIONS, world)
     with pytest.raises(UsageError, match=r"layout=shared needs 'sdpa' attention.*'varlen'"):
         check_layout(model, layout="shared", max_tokens=100)
+    cache = model(input_ids=IDS, use_cache=True).past_key_values
     with pytest.raises(UsageError, match=r"varlen reads no KV cache.*attention=sdpa"):
-        cache = model(input_ids=IDS, use_cache=True).past_key_values
         model(input_ids=IDS, past_key_values=cache)
     windowed = MistralForCausalLM(
         MistralConfig(
