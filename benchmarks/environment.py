@@ -101,11 +101,11 @@ class Player:
         raise SystemExit(f"{self.name} failed:\n{self._log.read_text()[-2000:]}")
 
 
-def install(name: str, cache: Path) -> Path:
+def install(name: str, cache: Path, packages: Sequence[str]) -> Path:
     """The interpreter of the peer's environment, which is made when it is not there."""
     folder = cache / name
     python = folder / "bin" / "python"
-    wanted = " ".join(PEERS[name])
+    wanted = " ".join(packages)
     done = folder / "installed.txt"
     if done.is_file() and done.read_text() == wanted:
         return python
@@ -119,7 +119,7 @@ def install(name: str, cache: Path) -> Path:
         "--quiet",
         "--quiet",
         "--disable-pip-version-check",
-        *PEERS[name],
+        *packages,
     ]
     if subprocess.run(pip, check=False).returncode != 0:
         raise SystemExit(f"{name} cannot be installed; leave the others out with --skip-peers, or it with --only")
@@ -212,7 +212,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every turn here")
     options = parser.parse_args()
     names = [] if options.skip_peers else [options.only] if options.only else list(PEERS)
-    pythons = {name: install(name, options.cache.absolute()) for name in names} | {"retool": Path(sys.executable)}
+    pythons = {name: install(name, options.cache.absolute(), PEERS[name]) for name in names}
+    pythons["retool"] = Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         # Peers leave files in the working directory.
         players = [Player(name, python, Path(folder)) for name, python in pythons.items()]
