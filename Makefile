@@ -72,6 +72,7 @@ bench: $(SET_UP)
 	$(BIN)/python benchmarks/rollout.py
 	$(BIN)/python benchmarks/longtail.py
 	$(BIN)/python benchmarks/scorer.py
+	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/verifier.py
 	$(BIN)/python benchmarks/environment.py

@@ -10,8 +10,8 @@ Contract: :func:`share_attention` switches a model over, once; from then on its 
 ``prefixes``, beside the tree's ids and positions. Without one it does what it did before. Nothing is approximated: a
 token that is trained in several rows has one log-probability, and gets the gradients of all of them.
 
-The rows that attention gathers take memory, too: queries, keys and values of every token. Left out: attention over a
-window, attention split over ranks, and every implementation but ``sdpa``; all are refused.
+The rows that attention gathers take memory, too: queries, keys and values of every token. Left out: attention in
+chunks or without a softmax, attention split over ranks, and every implementation but ``sdpa``; all are refused.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ __all__ = ["NAME", "PrefixTree", "can_share", "prefix_tree", "refusal", "run_tre
 
 NAME = "shared_sdpa"
 INNER = "sdpa"
+KINDS = {"full_attention", "sliding_attention"}
 STRETCH = 1.25
 """How much longer than the shortest row the longest may be that attention takes together with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTree:
-    """Some rows as a tree. Nodes are in the order of their first row.
+    """Some rows as a tree.
 
     Attributes:
         token_ids: of the nodes, ``[1, num_nodes]``; what lies behind the last token that a row is trained on is none.
         position_ids: the same shape.
         rows: nodes of the rows, ``[num_rows, length]`` each, of which every row is in one; behind its end a row has
             node 0.
-        places: where in all rows, flat and one tensor behind the other, a node came first, ``[num_nodes]``.
+        places: where a node is in all rows, flat and one tensor behind the other; the first such place,
+            ``[num_nodes]``.
         before: nodes that something is predicted from, ``[num_targets]``.
         targets: what is: pairs of these two come once, however many rows are trained on one.
         which: the target of every trained token, ``[num_trained]``, row-major.
@@ -73,16 +75,20 @@ def prefix_tree(token_ids: torch.Tensor, trained: torch.Tensor) -> PrefixTree:
     """
     columns = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
     lengths = (trained * columns).amax(1).clamp_(min=1)  # nothing looks back at a row's last trained token
-    first, nodes = _number(token_ids, columns < lengths[:, None])
+    inside = columns < lengths[:, None]
+    starts, nodes = _number(token_ids, inside)
     rows, places = _gathered(nodes, lengths)
+    first = torch.full_like(columns[starts], places.numel() * 2).scatter_reduce(
+        0, nodes[inside], places[inside], "amin"
+    )
     size = token_ids.max() + 1
     pairs = nodes[:, :-1][trained[:, 1:]] * size + token_ids[trained]
     targets, which = pairs.unique(return_inverse=True)
     return PrefixTree(
-        token_ids=token_ids[first][None],
-        position_ids=columns[first][None],
+        token_ids=token_ids[starts][None],
+        position_ids=columns[starts][None],
         rows=rows,
-        places=places[first],
+        places=first,
         before=targets // size,
         targets=targets % size,
         which=which,
@@ -90,14 +96,16 @@ def prefix_tree(token_ids: torch.Tensor, trained: torch.Tensor) -> PrefixTree:
 
 
 def _number(token_ids: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where nodes come first, bool, and the node of every token inside; both ``[num_rows, length]``."""
-    same = (token_ids[1:] == token_ids[:-1]) & inside[1:] & inside[:-1]
-    again = F.pad(same.long().cumprod(1), (0, 0, 1, 0)).bool()  # as the row above, so far
-    first = inside & ~again
-    numbers = (first.flatten().cumsum(0) - 1).view_as(token_ids)
+    """One place for each node, bool, and the node of every token inside; both ``[num_rows, length]``.
+
+    Rows may end and go on again below, so what counts is the ids, and that some row with these is inside.
+    """
+    again = F.pad((token_ids[1:] == token_ids[:-1]).long().cumprod(1), (0, 0, 1, 0)).bool()  # as the row above, so far
     row = torch.arange(len(token_ids), device=token_ids.device)[:, None]
     origin = row.expand_as(token_ids).masked_fill(again, 0).cummax(0).values  # the row that this began in
-    return first, numbers.gather(0, origin)
+    starts = torch.zeros_like(token_ids).scatter_reduce(0, origin, inside.long(), "amax").bool()
+    numbers = (starts.flatten().cumsum(0) - 1).view_as(token_ids)
+    return starts, numbers.gather(0, origin)
 
 
 def _gathered(nodes: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -146,18 +154,15 @@ def run_tree(backbone: nn.Module, tree: PrefixTree) -> torch.Tensor:
 
 def can_share(model: PreTrainedModel) -> bool:
     """Whether :func:`share_attention` will take the model."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) is not None and not hasattr(config, "layer_types")
-    attention = model.config._attn_implementation
-    return attention in (INNER, NAME) and kinds == {"full_attention"} and not windowed
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return model.config._attn_implementation in (INNER, NAME) and kinds <= KINDS
 
 
 def share_attention(model: PreTrainedModel) -> None:
     """Let the model's attention take prefix trees; may be called again.
 
     Raises:
-        UsageError: its attention is another one than ``sdpa`` over all tokens before.
+        UsageError: its attention is another one than ``sdpa``, or neither causal nor over a window.
     """
     if NAME not in ALL_ATTENTION_FUNCTIONS:
         ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
@@ -171,8 +176,8 @@ def share_attention(model: PreTrainedModel) -> None:
 def refusal(model: PreTrainedModel) -> UsageError:
     """What to tell the user when :func:`can_share` says no."""
     return UsageError(
-        f"layout=shared needs {INNER!r} attention over all tokens in every layer, and {type(model).__name__} has "
-        f"{model.config._attn_implementation!r}, or windows; take layout=sorted or packed"
+        f"layout=shared needs {INNER!r} attention, over all tokens before or a window of them, and "
+        f"{type(model).__name__} has {model.config._attn_implementation!r}; take layout=sorted or packed"
     )
 
 
@@ -188,13 +193,34 @@ def _attend(
     """An attention function, as transformers calls it: states are ``[1, num_heads, num_nodes, head_dim]``."""
     if prefixes is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    parts = []
+    window, parts = _window(module, settings), []
     for rows in prefixes.rows:
         q, k, v = (_rows_of(x, rows) for x in (query, key, value))
-        out, _ = sdpa_attention_forward(module, q, k, v, None, **settings)  # [num_rows, length, num_heads, head_dim]
+        mask = None if window is None or rows.shape[1] <= window else _band(rows.shape[1], window, rows.device)
+        out, _ = sdpa_attention_forward(module, q, k, v, mask, **settings)  # [num_rows, length, num_heads, head_dim]
         parts.append(out.flatten(2).flatten(0, 1))
     joined = torch.cat(parts).index_select(0, prefixes.places)
     return joined.view(1, query.shape[2], query.shape[1], -1), None
+
+
+def _window(module: nn.Module, settings: dict[str, Any]) -> int | None:
+    """How many tokens this layer looks back at; ``None`` for all."""
+    config: Any = module.config
+    kinds = getattr(config, "layer_types", None)
+    windowed = "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None
+    if windowed and "sliding_window" not in settings:
+        raise UsageError(
+            f"layout=shared: {type(module).__name__} does not tell its attention of windows; take layout=sorted"
+        )
+    window: int | None = settings.get("sliding_window")
+    return window
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """What a token sees of its row, bool ``[1, 1, length, length]``."""
+    places = torch.arange(length, device=device)
+    back = places[:, None] - places
+    return ((back >= 0) & (back < window))[None, None]
 
 
 def _rows_of(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

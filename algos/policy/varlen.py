@@ -76,7 +76,7 @@ class _Varlen:
             )
         cached, num_new = key.shape[2] != query.shape[2], query.shape[2]
         if cached and attention_mask is None and num_new > 1:
-            raise UsageError(f"model.attention={NAME} reads no KV cache (layout=shared); set model.attention=sdpa")
+            raise UsageError(f"model.attention={NAME} reads no KV cache; set model.attention=sdpa")
         whole = attention_mask is not None or cached or position_ids is None
         sequences = None if whole else self._sequences(position_ids, num_rows=len(query))
         if sequences is None:

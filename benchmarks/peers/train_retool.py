@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,29 +78,33 @@ def trajectories(rows: list[dict[str, Any]], parts: ActorCritic, config: TrainCo
     return [played(row, logprobs, ticket=k, group_size=size) for k, (row, logprobs) in enumerate(pairs)]
 
 
-def main() -> None:
-    turns = Turns()
-    order = json.loads(sys.argv[1])
+def steps(order: dict[str, Any]) -> Iterator[dict[str, float]]:
+    """Steps without end, each when it is asked for."""
     work = json.loads(Path(order["work"]).read_text())
     size, num = work["group_size"], len(work["steps"][0])
     algo = {"prompts_per_step": num // size, "group_size": size} | order["algo"]
     optim = {name: work[name] for name in ("lr", "betas", "max_grad_norm")}
     config = TrainConfig(model={"path": work["model"]}, algo=algo, optim=optim)
-    setup_torch(seed=0, threads=1, deterministic=True)
     parts = make_actor_critic(config, World())
     learner = Learner(parts=parts, config=config, world=World())
-    steps = [trajectories(rows, parts, config) for rows in work["steps"]]
-    step = 0
-    while True:
-        turns.wait()
-        episodes = steps[step % len(steps)]
+    given = [trajectories(rows, parts, config) for rows in work["steps"]]
+    for step in itertools.count():
+        episodes = given[step % len(given)]
         for trajectory in episodes:  # sampled by the weights that are trained
             trajectory.transcript.policy_version[trajectory.transcript.action_mask] = step
         start = time.process_time()
         metrics = learner.learn(episodes, step=step)
         seconds = time.process_time() - start
-        turns.answer(seconds=seconds, loss=metrics["actor/loss"], grad_norm=metrics["actor/grad_norm"])
-        step += 1
+        yield {"seconds": seconds, "loss": metrics["actor/loss"], "grad_norm": metrics["actor/grad_norm"]}
+
+
+def main() -> None:
+    turns = Turns()
+    setup_torch(seed=0, threads=1, deterministic=True)
+    taken = steps(json.loads(sys.argv[1]))
+    while True:
+        turns.wait()
+        turns.answer(**next(taken))
 
 
 if __name__ == "__main__":

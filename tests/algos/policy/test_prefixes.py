@@ -76,6 +76,19 @@ def test_gradients_are_those_of_whole_rows(recomputed: bool) -> None:
         assert relative_error(gradients(shared, loss, samples, max_tokens=max_tokens, layout="shared"), whole) <= 1e-6
 
 
+def test_windows_are_those_of_whole_rows() -> None:
+    """Layers that look back at four tokens, and one that looks at all."""
+    shape = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    plain, shared = small_model(**shape), small_model(**shape)
+    assert set(plain.config.layer_types) == {"full_attention", "sliding_attention"}
+    samples = weighted(make_samples(9))
+    whole = gradients(plain, PolicyLoss(Scorer(plain)), samples)
+    loss = PolicyLoss(Scorer(shared, share_prompts=True))
+    assert relative_error(gradients(shared, loss, samples, layout="shared"), whole) <= 1e-6
+    full = small_model()
+    assert relative_error(gradients(full, PolicyLoss(Scorer(full)), samples), whole) > 1e-2, "windows matter"
+
+
 def test_a_critic_shares_too() -> None:
     samples = weighted(make_samples(6, extras=True) * 2)
     critic = Critic(small_model())
@@ -104,10 +117,13 @@ def test_without_a_tree_the_model_is_what_it_was() -> None:
 
 def test_the_layout_is_chosen_by_what_the_model_can() -> None:
     assert choose_layout(small_model()) == "shared"
-    windowed = small_model(use_sliding_window=True, sliding_window=4, max_window_layers=0)
-    assert choose_layout(windowed) == "sorted"
-    for refused in (lambda: share_attention(windowed), lambda: check_layout(windowed, layout="shared", max_tokens=64)):
-        with pytest.raises(UsageError, match="layout=shared needs 'sdpa' attention over all tokens"):
+    chunked = small_model()
+    chunked.config.layer_types = ["full_attention", "chunked_attention"]
+    assert choose_layout(chunked) == "sorted"
+    for refused in (lambda: share_attention(chunked), lambda: check_layout(chunked, layout="shared", max_tokens=64)):
+        with pytest.raises(
+            UsageError, match="layout=shared needs 'sdpa' attention, over all tokens before or a window"
+        ):
             refused()
     varlen = small_model()
     varlen.config._attn_implementation = "varlen"
