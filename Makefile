@@ -35,7 +35,7 @@ demo: $(SET_UP)
 	$(BIN)/retool demo
 
 test: lint docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not sglang" $(addprefix --ignore=,$(ALONE))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not sglang" $(addprefix --ignore=,$(ALONE))
 	$(BIN)/python -m pytest -m "not slow and not sglang" $(ALONE)
 
 test-slow: $(SET_UP)

@@ -93,8 +93,10 @@ def _store_schema(name: str, kind: type[Config]) -> None:
 
 def hydra_overrides(name: str, kind: type[Config], overrides: Sequence[str]) -> list[str]:
     """What was written on the command line, in Hydra's terms: short forms and options of groups. Inside
-    :func:`composing`."""
-    return _short_forms(kind, written(name, kind, overrides))
+    :func:`composing`. Of several choices of one group the last one counts, as with keys."""
+    last = {override.partition("=")[0]: k for k, override in enumerate(overrides) if _is_group(override)}
+    kept = [o for k, o in enumerate(overrides) if last.get(o.partition("=")[0], k) == k]
+    return _short_forms(kind, written(name, kind, kept))
 
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,12 +30,18 @@ TINY_ENV = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers, tests of a file run in one of them, and so do all that need the checkpoint."""
-    for item in items:
-        group = "cold-start" if "cold_start" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers, tests of a file run in one of them and share what it started; examples of the pages, which
+    are processes of their own, run wherever there is time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file == "tests/test_docs.py" else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +69,24 @@ def tiny_env(tiny_folder: Path) -> EnvConfig:
 
 
 @pytest.fixture(scope="session")
-def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's cold start on half of its traces: a checkpoint that calls Python, and not reliably."""
+def cold_start(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The demo's cold start on half of its traces: a checkpoint that calls Python, and not reliably. Several workers
+    make it once."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    with (shared / "cold-start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _cold_start(shared / "cold-start")
+
+
+def _cold_start(out: Path) -> Path:
     from algos.config import SftConfig
     from algos.sft import sft
     from retool_env.compose import compose
 
-    out = tmp_path_factory.mktemp("cold-start") / "run"
+    final = out / "checkpoints" / "final"
+    if final.is_dir():
+        return final
     overrides = [
         "experiment=tiny_sft",
         "threads=1",
@@ -77,6 +96,13 @@ def cold_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "eval.greedy=false",
     ]
     return sft(compose("sft", SftConfig, overrides))
+
+
+@pytest.fixture(scope="session")
+def worker_id(request: pytest.FixtureRequest) -> str:
+    """The name of this process among several, as pytest-xdist calls it, or ``master``."""
+    workerinput = getattr(request.config, "workerinput", None)
+    return "master" if workerinput is None else str(workerinput["workerid"])
 
 
 @pytest.fixture(autouse=True)

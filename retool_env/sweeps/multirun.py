@@ -29,8 +29,8 @@ __all__ = ["sweep"]
 
 # What Hydra would write and say for each job is in the run folders, or said here.
 _QUIET: Final = {
-    "hydra/job_logging": "disabled",
-    "hydra/hydra_logging": "disabled",
+    "hydra/job_logging": "none",
+    "hydra/hydra_logging": "none",
     "hydra.output_subdir": "null",
     "hydra.sweep.subdir": ".",
 }
