@@ -106,7 +106,7 @@ def draw_tokens(trajectory: Trajectory, tokenizer: Tokenizer) -> None:
     cells: list[tuple[tuple[str, ...], str]] = []
     for k, token in enumerate(transcript.token_ids.tolist()):
         sampled = bool(transcript.action_mask[k])
-        logprob = f"{transcript.logprobs[k]:.2f}" if sampled else "NaN"
+        logprob = f"{transcript.logprobs[k]:.3f}" if sampled else "NaN"
         shown = tokenizer.decode([token]).replace("\n", "\\n").replace(" ", "\u00b7")
         entry = (shown, str(token), str(int(sampled)), logprob, str(transcript.policy_version[k]))
         first = next(i for i, mask in enumerate(transcript.action_mask) if mask)

@@ -35,7 +35,7 @@ def reference() -> str:
     kinds = {name: _load(command.config) for name, command in COMMANDS.items()}
     lines = [INTRODUCTION, "## Commands", ""]
     for name, kind in kinds.items():
-        lines += [f"### retool {name}", "", f"{COMMANDS[name].summary.capitalize()}.", "", *_table(kind), ""]
+        lines += [f"### retool {name}", "", f"{_capital(COMMANDS[name].summary)}.", "", *_table(kind), ""]
     lines += ["## Sections", ""]
     for section, uses in _sections(list(kinds.values())).items():
         lines += _section(section, uses)
@@ -146,6 +146,10 @@ def _head(text: str) -> str:
 def _plain(text: str) -> str:
     """Without the markup of docstrings."""
     return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _code(text: str) -> str:
