@@ -4,7 +4,7 @@ A micro-batch has a token budget rather than a number of rows, and never a part 
 
 * ``sorted``: rows of similar length, padded on the right. Nothing but causal attention, so it works for every model.
 * ``packed``: one row, no padding, positions restart in every sequence. For attention kernels that take sequence
-  boundaries (flash attention, flex attention); others build a mask of ``total x total`` for it, see
+  boundaries (``varlen``, flash attention); others build a mask of ``total x total`` for it, see
   :func:`algos.isolation.check_layout`.
 * ``shared``: rows that begin alike, so that a scorer with ``share_prompts`` runs what they have in common once
   (:mod:`algos.policy.prefixes`). The budget counts tokens that run: no padding, and the common part once.

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from retool_env.errors import UsageError
 
-__all__ = ["causal_lm", "decoder_layers", "is_recomputed", "recompute"]
+__all__ = ["causal_lm", "decoder_layers", "recompute"]
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
@@ -45,9 +45,3 @@ def recompute(model: nn.Module) -> None:
     """
     for layer in decoder_layers(model):
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-
-
-def is_recomputed(model: nn.Module) -> bool:
-    """Whether :func:`recompute`, or transformers' switch, was used on it."""
-    wrapped = any(isinstance(vars(module).get("forward"), partial) for module in model.modules())
-    return wrapped or bool(getattr(causal_lm(model), "is_gradient_checkpointing", False))
