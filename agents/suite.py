@@ -19,12 +19,9 @@ Left out: cells side by side; an endpoint is kept busy by the episodes of one.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -39,13 +36,12 @@ from retool_env.config import Config, check_config
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.files import atomic
 from retool_env.sources.benchmarks import dataset_overrides
-from retool_env.terminal import shorten
+from retool_env.sweeps import process
 
 __all__ = ["Cell", "SuiteConfig", "read_suite", "run_suite"]
 
 _KEY: Final = re.compile(r"[\w.@/-]+")
 _PLAIN: Final = re.compile(r"[A-Za-z][\w./:+@-]*")
-_LONGEST: Final = 2000  # more would not go through a pipe that nobody reads yet
 Settings = dict[str, JsonValue]
 
 
@@ -190,35 +186,7 @@ def _hydra(value: JsonValue) -> str:
 
 def _play_apart(cell: Cell) -> str:
     """Play a cell in a process of its own; why it failed, or ``""``."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_play, args=(cell.overrides, there), name=cell.name)
-    process.start()
-    there.close()
-    process.join()  # an interrupted one ends by itself, with its numbers written
-    try:
-        # Not before: what it has started may outlive it for a moment, and hold the other end.
-        why = str(here.recv()) if here.poll() else ""
-    except EOFError:  # it died before it could say how it ended
-        why = ""
-    if process.exitcode == 0:
-        return ""
-    return why or f"its process ended with {process.exitcode}"
-
-
-def _play(overrides: Sequence[str], told: Connection) -> None:
-    """The whole life of a cell's process."""
-    from agents.evaluate import evaluate_agent
-
-    try:
-        evaluate_agent(compose("eval", EvalConfig, list(overrides)))
-    except (UsageError, InfrastructureError) as error:
-        told.send(shorten(str(error), _LONGEST))
-        raise SystemExit(3) from error
-    except Exception as error:  # an agent, a tool or a reward may be the user's own, and fail as it likes
-        traceback.print_exc()
-        told.send(shorten(f"{type(error).__name__}: {error}", _LONGEST))
-        raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    told.send("")
+    ended = process.run(process.begin(), ["eval", *cell.overrides])
+    if ended.code == process.INTERRUPTED:
+        raise KeyboardInterrupt
+    return "" if ended.code == 0 else ended.error or f"its process ended with {ended.code}"

@@ -11,17 +11,14 @@ At the end come the bars, and 1 as the exit code when one is missed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from players import CACHE, PLAYERS, Player, Turn, as_json, install, show, take_turns, told
+from players import OURS, Turn, as_json, compete, options_of, show, told
 
 from retool_env.sandbox import LocalSandbox, RunStatus
 
@@ -61,10 +58,9 @@ def sessions() -> tuple[list[RunStatus], float]:
 
 def best_peer(turns: Sequence[Turn]) -> tuple[str, float]:
     """The peer that spends least on an episode with a tool, and how many times our CPU time it spends."""
-    names = {name for name, _ in turns[0]} - {"retool", FLOOR}
+    names = {name for name, _ in turns[0]} - {OURS, FLOOR}
     times = {
-        name: statistics.median(with_tool(turn, name) / turn["retool", "tool"].cpu_ms for turn in turns)
-        for name in names
+        name: statistics.median(with_tool(turn, name) / turn[OURS, "tool"].cpu_ms for turn in turns) for name in names
     }
     best = min(times, key=lambda name: times[name], default="")
     return best, times.get(best, 0.0)
@@ -77,7 +73,7 @@ def with_tool(turn: Turn, name: str) -> float:
 
 def verdicts(turns: Sequence[Turn], statuses: Sequence[RunStatus]) -> list[tuple[str, str, bool]]:
     """Each bar: what, figure with the bar, whether it is met."""
-    ours = [{what: measure.cpu_ms for (who, what), measure in turn.items() if who == "retool"} for turn in turns]
+    ours = [{what: measure.cpu_ms for (who, what), measure in turn.items() if who == OURS} for turn in turns]
     beside = statistics.median(spent["answer"] - spent["verifier alone"] for spent in ours)
     # An episode with a tool has two steps, and is held against one call: its second step and its reset are extra.
     ratio = statistics.median(2 * spent["tool"] / spent["sandbox alone"] for spent in ours)
@@ -94,31 +90,13 @@ def verdicts(turns: Sequence[Turn], statuses: Sequence[RunStatus]) -> list[tuple
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where peers are installed")
-    parser.add_argument("--only", choices=PEERS, help="this one beside ours, and no other")
-    parser.add_argument("--skip-peers", action="store_true", help="ours alone; nothing is installed")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--json", type=Path, help="write every turn here")
-    options = parser.parse_args()
-    names = [] if options.skip_peers else [options.only] if options.only else list(PEERS)
-    pythons = {name: install(name, PEERS[name], options.cache.absolute()) for name in names}
-    pythons["retool"] = Path(sys.executable)
-    with tempfile.TemporaryDirectory() as folder:
-        # Peers leave files in the working directory.
-        players = [
-            Player(name, PLAYERS / f"play_{name}.py", python, Path(folder), peer=name in PEERS)
-            for name, python in pythons.items()
-        ]
-        turns = take_turns(players, options.repetitions, options.seconds)
-        for player in players:
-            player.close()
+    options = options_of(__doc__, PEERS, seconds=2.0)
+    turns = compete(options, PEERS, "play")
     statuses, seconds = sessions()
     show(turns, "step")
     print(f"{SESSIONS} sessions of {len(CELLS)} cells with numpy and sympy: {seconds:.1f} s")
     rows = verdicts(turns, statuses)
-    if not set(names) - {FLOOR}:
+    if not best_peer(turns)[0]:
         print("not measured: how many times our CPU time the best peer spends")
     if options.json is not None:
         options.json.write_text(as_json(turns, rows))

@@ -13,17 +13,13 @@ At the end come the bars, and 1 as the exit code when one is missed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
-from players import CACHE, PLAYERS, Player, Turn, as_json, install, median_of, show, take_turns, told
+from players import OURS, Turn, as_json, compete, median_of, options_of, show, told
 
 PEERS = {"inspect": ["inspect-ai==0.3.285"], "lm_eval": ["lm-eval==0.4.13"]}
-OURS = "retool"
 TIMES = 5.0
 RECIPE = 960
 """Samples of the recipe's evaluation, over which the start of the sandbox is spread."""
@@ -54,25 +50,8 @@ def remarks(turns: Sequence[Turn]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="where peers are installed")
-    parser.add_argument("--only", choices=PEERS, help="this one beside ours, and no other")
-    parser.add_argument("--skip-peers", action="store_true", help="ours alone; nothing is installed")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement, at least")
-    parser.add_argument("--json", type=Path, help="write every turn here")
-    options = parser.parse_args()
-    names = [] if options.skip_peers else [options.only] if options.only else list(PEERS)
-    pythons = {name: install(name, PEERS[name], options.cache.absolute()) for name in names}
-    pythons[OURS] = Path(sys.executable)
-    with tempfile.TemporaryDirectory() as folder:
-        players = []
-        for name, python in pythons.items():
-            (home := Path(folder) / name).mkdir()
-            players.append(Player(name, PLAYERS / f"eval_{name}.py", python, home, peer=name in PEERS))
-        turns = take_turns(players, options.repetitions, options.seconds)
-        for player in players:
-            player.close()
+    options = options_of(__doc__, PEERS, seconds=3.0)
+    turns = compete(options, PEERS, "eval")
     show(turns, "sample")
     print("\n".join(remarks(turns)))
     rows = verdicts(turns)

@@ -24,12 +24,12 @@ import os
 import statistics
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from players import CACHE, PLAYERS, install
 from rich.console import Console
 from rich.table import Table
 
@@ -46,7 +46,6 @@ from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
-PLAYERS = Path(__file__).parent / "peers"
 TARGET = 0.9
 # Ours makes nothing but progress, as TRL is told to: no trajectories are kept. The plain loop costs less CPU time than
 # the collector's threads and gives the same bits; micro-batches of this size fit the cache.
@@ -104,24 +103,11 @@ def order(name: str, seed: int, options: argparse.Namespace, checkpoint: Path) -
     }
 
 
-def install(cache: Path) -> Path:
-    """The interpreter of TRL's environment, which is made when it is not there. Our environment is in it too."""
-    folder = cache / "trl-learning"
-    python, done = folder / "bin" / "python", folder / "installed.txt"
-    mine = {
-        name: next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith(f"{name}=="))
-        for name in ("torch", "transformers")
-    }
-    wanted = ["trl==1.16.*", *mine.values(), "-e", f"{ROOT}[tokens]"]
-    if done.is_file() and done.read_text() == " ".join(wanted):
-        return python
-    print(f"installing {' '.join(wanted)} into {folder} (once; some minutes)", flush=True)
-    venv.create(folder, with_pip=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check", *wanted]
-    if subprocess.run(pip, check=False).returncode != 0:
-        raise SystemExit("TRL cannot be installed; leave it out with --only grpo ppo")
-    done.write_text(" ".join(wanted))
-    return python
+def trl_requirements() -> list[str]:
+    """What TRL's environment holds: TRL, our versions of what both use, and us."""
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    shared = [line for line in pins if line.startswith(("torch==", "transformers=="))]
+    return ["trl==1.16.*", *shared, "-e", f"{ROOT}[tokens]"]
 
 
 def examine(folder: Path, checkpoint: Path, env: EnvConfig) -> tuple[float, float]:
@@ -199,7 +185,9 @@ def cold_start(options: argparse.Namespace) -> Path:
 def runs(options: argparse.Namespace) -> list[Run]:
     """All that were asked for: those that are there, and those that are run now."""
     checkpoint = cold_start(options)
-    python = install(options.cache.absolute()) if TRL.keys() & set(options.only) else Path(sys.executable)
+    wanted = TRL.keys() & set(options.only)
+    cache = options.cache.absolute()
+    python = install("trl-learning", trl_requirements(), cache) if wanted else Path(sys.executable)
     torch.set_num_threads(options.threads)
     found: list[Run] = []
     for seed in options.seeds:
@@ -259,9 +247,8 @@ def verdicts(found: Sequence[Run]) -> list[tuple[str, str, bool]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="where runs and results are kept")
-    parser.add_argument("--cache", type=Path, default=caches / "retool-benchmarks", help="where TRL is installed")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where TRL is installed")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=["grpo", "grpo4", "ppo", *TRL])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--checkpoint", help="to start from; without it the demo's cold start is made first")

@@ -7,12 +7,15 @@ and compared within a turn.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
+import sys
+import tempfile
 import venv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PLAYERS = Path(__file__).parent / "peers"
+OURS = "retool"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retool-benchmarks"
 
 
@@ -94,12 +98,40 @@ def install(name: str, requirements: Sequence[str], cache: Path) -> Path:
     venv.create(folder, with_pip=True, clear=True)
     pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
     if subprocess.run([*pip, *requirements], check=False).returncode != 0:
-        raise SystemExit(f"{name} cannot be installed; leave the others out with --skip-peers, or it with --only")
+        raise SystemExit(f"{name} cannot be installed; --help tells how to leave it out")
     done.write_text(wanted)
     return python
 
 
-def take_turns(players: Sequence[Player], repetitions: int, seconds: float) -> list[Turn]:
+def options_of(doc: str, peers: Mapping[str, Sequence[str]], seconds: float) -> argparse.Namespace:
+    """What the command line says: which peers, how often, how long."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where peers are installed")
+    parser.add_argument("--only", choices=peers, help="this one beside ours, and no other")
+    parser.add_argument("--skip-peers", action="store_true", help="ours alone; nothing is installed")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=seconds, help="of each measurement, at least")
+    parser.add_argument("--json", type=Path, help="write every turn here")
+    return parser.parse_args()
+
+
+def compete(options: argparse.Namespace, peers: Mapping[str, Sequence[str]], act: str) -> list[Turn]:
+    """Measure the chosen peers and ours with the scripts ``peers/ACT_NAME.py``, which are installed at need."""
+    names = [] if options.skip_peers else [options.only] if options.only else list(peers)
+    pythons = {name: install(name, peers[name], options.cache.absolute()) for name in names}
+    pythons[OURS] = Path(sys.executable)
+    with tempfile.TemporaryDirectory() as folder:
+        players = []
+        for name, python in pythons.items():
+            (home := Path(folder) / name).mkdir()  # peers leave files in the working directory
+            players.append(Player(name, PLAYERS / f"{act}_{name}.py", python, home, peer=name in peers))
+        turns = _take_turns(players, options.repetitions, options.seconds)
+        for player in players:
+            player.close()
+    return turns
+
+
+def _take_turns(players: Sequence[Player], repetitions: int, seconds: float) -> list[Turn]:
     """Every case of every player, in each of so many turns."""
     turns: list[Turn] = []
     for number in range(repetitions):

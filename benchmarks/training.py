@@ -30,7 +30,7 @@ from typing import Any
 
 import scorer
 from engines.steps import Work, counted, make_work, products, skewed_samples
-from players import install
+from players import CACHE, PLAYERS, install
 from rich.console import Console
 from rich.table import Table
 from rollout import fifty_million
@@ -44,7 +44,6 @@ from algos.policy.world import World
 from algos.update import update
 
 TRL = ("trl==1.16.0", "torch==2.13.0", "transformers==5.12.1")
-PLAYERS = Path(__file__).parent / "peers"
 OURS = {"ours": {}, "ours, layout=sorted": {"layout": "sorted"}}
 THEIRS = {
     "TRL, 32 rows at once": {"rows": 32, "bf16": False},
@@ -208,8 +207,7 @@ def bound(turns: int) -> Iterator[Verdict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parser.add_argument("--cache", type=Path, default=caches / "retool-benchmarks", help="where TRL is installed")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where TRL is installed")
     parser.add_argument("--skip-peers", action="store_true", help="ours alone; nothing is installed")
     parser.add_argument("--steps", type=int, default=9, help="of every contestant; the first warms up")
     parser.add_argument("--tokens", type=int, default=2048, help="that the head scores")

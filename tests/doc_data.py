@@ -42,6 +42,7 @@ def write_data(folder: Path, count: int = 24) -> None:
         "aime_2024.jsonl": aime[::2],
         "aime_2025.jsonl": aime[1::2],
         "data/aime_2024.jsonl": aime[::2],
+        "data/gsm8k.jsonl": gsm8k,
         "retool_sft.parquet": _recordings(count),
     }
     for name, rows in files.items():

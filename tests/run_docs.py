@@ -53,6 +53,10 @@ SMALL: Final = {
 SHORT_TRACES: Final = "traces.num=400"
 
 
+class Unserved(Exception):
+    """A server ended before it said where it is."""
+
+
 @dataclass(kw_only=True)
 class Tally:
     """What became of the lines."""
@@ -108,8 +112,13 @@ def _run_page(page: Path, work: Path, tally: Tally, *, small: bool) -> None:
                 tally.elsewhere.append(line.name)
                 print(f"  not here ({reason}): {line.text}", flush=True)
                 continue
-            stack.enter_context(_companion(line.text, folder, work / "home"))
-            if not _run(line, folder, work / "home", stack, small=small):
+            try:
+                with _companion(line.text, folder, work / "home"):
+                    right = _run(line, folder, work / "home", stack, small=small)
+            except Unserved as error:
+                print(f"    FAILED: {error}")
+                right = False
+            if not right:
                 tally.failed.append(f"{line.name}  {line.text}")
             tally.ran += 1
 
@@ -142,7 +151,7 @@ def _environment(folder: Path, home: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _companion(line: str, folder: Path, home: Path) -> Iterator[None]:
-    """The server that a line talks to, if any: the tests' own for the protocol, in front of a real model."""
+    """The server that a line talks to, while it runs: the tests' own for the protocol, in front of a real model."""
     command = ""
     if match := re.search(r"agent\.url=http://127\.0\.0\.1:(\d+)", line):
         command = f"python -m tests.agents.fake_sglang {CHECKPOINT} --port {match[1]}"
@@ -168,7 +177,11 @@ def _serving(command: str, folder: Path, home: Path) -> Iterator[None]:
     )
     assert process.stdout is not None
     try:
-        assert "http://" in (greeting := process.stdout.readline()), f"{command}: {greeting}"
+        said = []
+        while not said or "http://" not in said[-1]:
+            if not (row := process.stdout.readline()):
+                raise Unserved(f"{command}: {' '.join(said[-3:])}")
+            said.append(row.strip())
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -182,11 +195,7 @@ def _run(line: Shown, folder: Path, home: Path, stack: contextlib.ExitStack, *, 
     print(f"  {line.text}", flush=True)
     if SERVES.fullmatch(line.text):
         variables, command = re.fullmatch(r"((?:\w+=\S+ )*)(.*)", line.text).groups()  # type: ignore[union-attr]
-        try:
-            stack.enter_context(_serving(f"env {variables}{command}", folder, home))
-        except AssertionError as error:
-            print(f"    FAILED: {error}")
-            return False
+        stack.enter_context(_serving(f"env {variables}{command}", folder, home))
         return True
     text = _shortened(line.text) if small else line.text
     typed = next((keys for pattern, keys in TYPED.items() if re.fullmatch(pattern, line.text)), "")

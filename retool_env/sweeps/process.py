@@ -1,4 +1,4 @@
-"""One cell's process: the plain command in a Python of its own.
+"""One cell's process, of a sweep or of a suite: the plain command in a Python of its own.
 
 A process of its own, because a cell that runs out of memory must not take the sweep with it, and because torch's
 threads, switches and memory are the process's. The reverse holds as well: a cell does not outlive its sweep, or two
@@ -35,7 +35,7 @@ def begin() -> Attempt:
     return Attempt(begun=datetime.now().isoformat(timespec="seconds"))
 
 
-def run(attempt: Attempt, command: Sequence[str], *, log: Path | None, lock: int) -> Attempt:
+def run(attempt: Attempt, command: Sequence[str], *, log: Path | None = None, lock: int | None = None) -> Attempt:
     """Run ``retool COMMAND`` to its end; returns the attempt with what became of it.
 
     Ctrl-C ends the attempt with the code :data:`INTERRUPTED` and raises nothing.
@@ -43,7 +43,7 @@ def run(attempt: Attempt, command: Sequence[str], *, log: Path | None, lock: int
     Args:
         command: name and overrides.
         log: file that gets what it prints; ``None`` for this process's terminal.
-        lock: descriptor that it inherits.
+        lock: descriptor that it inherits, so that it holds the cell's lock until it is gone.
     """
     began, used = time.monotonic(), _child_seconds()
     said, says = os.pipe()
@@ -55,7 +55,7 @@ def run(attempt: Attempt, command: Sequence[str], *, log: Path | None, lock: int
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
-            pass_fds=(says, lock),
+            pass_fds=(says,) if lock is None else (says, lock),
         )
         os.close(says)
         code = _wait(process)
