@@ -237,3 +237,11 @@ def test_the_server_stops_cleanly_and_ends_what_runs() -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         assert [answer.result(30).json()["status"] for answer in answers] == ["SandboxError"] * 2
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_as_soon_as_it_says_where_it_is(stop: signal.Signals) -> None:
+    for _ in range(5):
+        with serving() as server:
+            server.process.send_signal(stop)
+            assert server.process.wait(30) == 0

@@ -71,7 +71,6 @@ def serve(options: ServeOptions) -> None:
         health = sandbox.health()
         if health.status is not RunStatus.OK:
             raise SandboxError(f"the sandbox does not work here: {health.stderr.strip()}")
-        print(_greeting(options, listener, health), flush=True)
         threads = options.max_running + options.max_queue + _SPARE_THREADS
         with ThreadPoolExecutor(threads, thread_name_prefix="sandbox") as pool:
             gate = Gate(tokens=options.tokens, max_body_bytes=options.max_body_mb << 20)
@@ -87,8 +86,11 @@ def serve(options: ServeOptions) -> None:
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
             )
-            with _signals_end_quietly():
-                _Server(config, sandbox).run(sockets=[listener])
+            server = _Server(config, sandbox)
+            with _signals_stop(server):
+                # Not before: who reads it may stop the server at once.
+                print(_greeting(options, listener, health), flush=True)
+                server.run(sockets=[listener])
 
 
 def _open(options: ServeOptions) -> Sandbox:
@@ -135,9 +137,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _signals_end_quietly() -> Iterator[None]:
-    """uvicorn raises the signal that stopped it once more at its end, when everything is done."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
+    """From here on, also before uvicorn listens to signals, and when it raises once more the one that stopped it."""
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
