@@ -145,6 +145,7 @@ def _print(console: Console, found: Paired, limit: int) -> None:
         f"{found.sign_p:.3f}" if found.sign_p >= 0.001 else "< 0.001",
     )
     console.print(table)
+    console.print(_means(found))
     if counts := found.counts:
         console.print(
             f"right in both {counts.both}, only in A {counts.only_first}, only in B {counts.only_second}, "
@@ -154,6 +155,14 @@ def _print(console: Console, found: Paired, limit: int) -> None:
         named = shorten(", ".join(found.left_out), _MAX_CHARS)
         console.print(f"left out, no scored sample in one of the runs: {len(found.left_out)} ({named})", markup=False)
     _print_flipped(console, found.pairs, limit)
+
+
+def _means(found: Paired) -> Table:
+    table = Table("mean of an episode", "A", "B", "B minus A [95 %]")
+    for row in found.means:
+        interval = f" [{row.interval.low:+.3f}, {row.interval.high:+.3f}]" if row.interval else ""
+        table.add_row(row.name, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.second - row.first:+.3f}{interval}")
+    return table
 
 
 def _print_flipped(console: Console, pairs: Sequence[ProblemPair], limit: int) -> None:

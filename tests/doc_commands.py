@@ -42,11 +42,11 @@ ELSEWHERE = {
     r"(tensorboard|retool view|retool eval aime_2025) .*retool-7b.*": "reads a run that needs GPUs",
     r"retool data sft data/ReTool-SFT/.*": "needs the data set; the same command with a small file is in docs/data.md",
     r"python -m pytest .*": "is what `make test` runs",
-    r".*retool serve (?!.*--dry-run).*": "needs SGLang; `make test-sglang` runs it",
+    r".*retool serve .*": "needs SGLang; `make test-sglang` runs it",
     r"retool eval .*(api\.openai\.com|https://host).*": "needs an account",
     r"retool .*\b(CHECKPOINT|mine\.py:Mine)\b.*": "has a name that a reader fills in",
     r"retool eval --suite .*": "asks endpoints and a checkpoint of the reader's; tests/agents/test_suite.py runs one",
-    r"python benchmarks/(?!startup|size).*": "a measurement of many minutes on a quiet machine, some beside downloads",
+    r"python benchmarks/(?!startup).*": "a measurement of many minutes on a quiet machine, or beside downloads",
     r".*hydra/launcher=submitit_slurm.*": "needs Slurm; tests/retool_env/test_sweeps.py runs submitit's own executor",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",
 }

@@ -7,22 +7,31 @@ names them; problems of which one run has no scored sample are left out and name
 The interval is Student's over the differences, with ``2 / k`` problems mixed in of which a quarter each is won and lost
 outright: for one sample per problem that is the adjusted interval of Agresti and Min (2005), and it fades as k grows.
 The sign test is exact and asks less: are the differences more often of one sign?
+
+Rewards, calls and tokens have no bounds to lean on: their intervals are Student's over the problems, as they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
+from typing import Final
 
 from agents.stats.intervals import Interval, t_quantile
 from agents.stats.samples import Sample
 from retool_env.errors import UsageError
 
-__all__ = ["Counts", "Paired", "ProblemPair", "difference_interval", "pair_runs", "sign_test"]
+__all__ = ["Counts", "Means", "Paired", "ProblemPair", "difference_interval", "mean_interval", "pair_runs", "sign_test"]
 
 _NAMED = 5
+_TOKENS: Final = "sampled tokens"
+_MEASURES: Final[Mapping[str, Callable[[Sample], float]]] = {
+    "reward": lambda sample: math.nan if sample.reward is None else sample.reward,
+    "tool calls": lambda sample: sample.num_tool_calls,
+    _TOKENS: lambda sample: sample.num_action_tokens,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,20 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Means:
+    """What an episode of either run has of something, averaged over the samples of a problem and then over problems.
+
+    Attributes:
+        interval: 95 %, of the mean difference; ``None`` with one problem.
+    """
+
+    name: str
+    first: float
+    second: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Paired:
     """The comparison; differences are second minus first.
 
@@ -65,6 +88,7 @@ class Paired:
         num_better: problems that the second run solves more often; ``num_worse`` less often.
         sign_p: two-sided probability of a split at least as uneven, were both signs equally likely.
         counts: ``None`` unless both runs have one sample of every problem.
+        means: of the reward where every episode has one, tool calls, and sampled tokens where both runs count alike.
         pairs: by problem, in the first run's order.
         left_out: problems without a scored sample in one of the runs.
     """
@@ -76,6 +100,7 @@ class Paired:
     num_worse: int
     sign_p: float
     counts: Counts | None
+    means: tuple[Means, ...]
     pairs: tuple[ProblemPair, ...]
     left_out: tuple[str, ...]
 
@@ -115,6 +140,7 @@ def pair_runs(first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
         num_worse=worse,
         sign_p=sign_test(better, worse),
         counts=_counts(pairs),
+        means=_means(first, second, [pair.problem for pair in pairs]),
         pairs=pairs,
         left_out=tuple(name for name in one if not (one[name] and two[name])),
     )
@@ -129,6 +155,14 @@ def difference_interval(differences: Sequence[float], *, k: int) -> Interval:
     return Interval(max(-1.0, mean - half), min(1.0, mean + half))
 
 
+def mean_interval(differences: Sequence[float]) -> Interval | None:
+    """Student's 95 % interval of a mean of two differences or more; ``None`` of fewer."""
+    if len(differences) < 2:
+        return None
+    half = t_quantile(len(differences) - 1) * stdev(differences) / math.sqrt(len(differences))
+    return Interval(fmean(differences) - half, fmean(differences) + half)
+
+
 def sign_test(num_better: int, num_worse: int) -> float:
     """Exact two-sided sign test; problems without a difference say nothing. With k = 1 it is McNemar's exact test."""
     num, fewer = num_better + num_worse, min(num_better, num_worse)
@@ -136,12 +170,27 @@ def sign_test(num_better: int, num_worse: int) -> float:
     return min(1.0, tail / (1 << num) * 2)
 
 
-def _by_problem(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Right (1) or not (0) of the scored samples; a problem of which all failed is there, and empty."""
+def _by_problem(
+    samples: Sequence[Sample], value: Callable[[Sample], float] = lambda sample: sample.correct
+) -> dict[str, list[float]]:
+    """``value`` of the scored samples; a problem of which all failed is there, and empty."""
     groups: dict[str, list[float]] = {}
     for sample in samples:
-        groups.setdefault(sample.problem, []).extend([] if sample.outcome.failed else [float(sample.correct)])
+        groups.setdefault(sample.problem, []).extend([] if sample.outcome.failed else [float(value(sample))])
     return groups
+
+
+def _means(first: Sequence[Sample], second: Sequence[Sample], problems: Sequence[str]) -> tuple[Means, ...]:
+    alike = len({sample.counted for sample in (*first, *second) if not sample.outcome.failed}) == 1
+    found = []
+    for name, value in _MEASURES.items():
+        one, two = _by_problem(first, value), _by_problem(second, value)
+        pairs = [(fmean(one[problem]), fmean(two[problem])) for problem in problems]
+        a, b = (fmean(side) for side in zip(*pairs, strict=True))
+        if not math.isnan(a + b) and (alike or name != _TOKENS):
+            interval = mean_interval([y - x for x, y in pairs])
+            found.append(Means(name=name, first=a, second=b, interval=interval))
+    return tuple(found)
 
 
 def _counts(pairs: Sequence[ProblemPair]) -> Counts | None:

@@ -13,7 +13,8 @@ from agents.compare import compare_runs, main
 from agents.stats.paired import difference_interval, sign_test
 from retool_env.cli import main as retool
 from retool_env.errors import UsageError
-from retool_env.outcome import Outcome
+from retool_env.outcome import Outcome, ToolStatus
+from retool_env.record import CallRecord
 from retool_env.trajectory import append_trajectories
 from tests.agents.episodes import make_episode
 
@@ -146,6 +147,35 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "66.7%" in printed and "83.3%" in printed and "+16.7" in printed
     assert "0/2 -> 2/2  p0" in printed
     assert "1 more; --show 2 lists them all" in printed
+
+
+def test_rewards_calls_and_tokens_are_compared_by_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the oracle")
+    call = CallRecord(turn=0, name="code_interpreter", code="3 + 4", status=ToolStatus.OK, text="7")
+    lengths = {"a": [[4, 6], [3, 3], [9, 1]], "b": [[4, 4], [1, 3], [2, 2]]}
+    for run, rows in lengths.items():
+        samples = [(problem, length) for problem, row in enumerate(rows) for length in row]
+        episodes = [
+            make_episode(
+                f"p{problem}", right=run == "b", ticket=ticket, turns=("x" * length,), calls=[call] * (run == "a")
+            )
+            for ticket, (problem, length) in enumerate(samples)
+        ]
+        append_trajectories(tmp_path / run / "trajectories.jsonl", episodes)
+    means = {row.name: row for row in compare_runs(tmp_path / "a", tmp_path / "b").means}
+    calls, tokens = means["tool calls"], means["sampled tokens"]
+    assert (means["reward"].first, means["reward"].second) == (-1.0, 1.0)
+    assert (calls.first, calls.second, calls.interval) == (1.0, 0.0, (-1.0, -1.0))
+    assert (tokens.first, tokens.second) == pytest.approx((13 / 3, 8 / 3))
+    expected = stats.ttest_rel([4, 2, 2], [5, 3, 5]).confidence_interval(0.95)
+    assert tokens.interval == pytest.approx((expected.low, expected.high))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "-1.667" in capsys.readouterr().out
+
+
+def test_one_problem_has_no_interval_of_its_tokens(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", [[True]])
+    assert all(row.interval is None for row in compare_runs(run, run).means)
 
 
 def test_json_holds_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
