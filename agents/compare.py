@@ -160,8 +160,7 @@ def _print(console: Console, found: Paired, limit: int) -> None:
 def _means(found: Paired) -> Table:
     table = Table("mean of an episode", "A", "B", "B minus A [95 %]")
     for row in found.means:
-        interval = f" [{row.interval.low:+.3f}, {row.interval.high:+.3f}]" if row.interval else ""
-        table.add_row(row.name, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.second - row.first:+.3f}{interval}")
+        table.add_row(row.name, f"{row.first:.3f}", f"{row.second:.3f}", str(row))
     return table
 
 

@@ -77,6 +77,11 @@ class Means:
     second: float
     interval: Interval | None
 
+    def __str__(self) -> str:
+        """The difference with its interval."""
+        ends = f" [{self.interval.low:+.3f}, {self.interval.high:+.3f}]" if self.interval else ""
+        return f"{self.second - self.first:+.3f}{ends}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:

@@ -49,6 +49,10 @@ def comparison_facts(first: Sequence[Sample], second: Sequence[Sample]) -> list[
             about=f"exact sign test: p = {found.sign_p:.3g}",
         ),
     ]
+    facts += [
+        Fact(name=f"{row.name} of an episode", value=str(row), about=f"from {row.first:.3f} to {row.second:.3f}")
+        for row in found.means
+    ]
     if found.left_out:
         facts.append(Fact(name="problems left out", value=str(len(found.left_out)), about="failed throughout in a run"))
     return facts
