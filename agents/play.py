@@ -135,4 +135,8 @@ def verdict_text(trajectory: Trajectory) -> str:
     calls = Counter(str(call.status) for call in record.calls)
     said = ", ".join(f"{count} {status}" for status, count in calls.items()) or "none"
     parts = ", ".join(f"{part.name} {part.weighted:+g}" for part in record.reward_parts if part.weighted is not None)
-    return f"{head}\n{len(record.turns)} turns in {record.seconds:.0f} s; calls: {said}; reward: {parts or 'none'}"
+    return f"{head}\n{_turns(len(record.turns))} in {record.seconds:.0f} s; calls: {said}; reward: {parts or 'none'}"
+
+
+def _turns(count: int) -> str:
+    return "1 turn" if count == 1 else f"{count} turns"

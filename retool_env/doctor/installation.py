@@ -31,6 +31,12 @@ _FOR: Final = {
     "hub": "`problems.path=hf:owner/name`",
     "ray": "`rollout.ray.workers`",
     "sglang": "SGLang in this environment; it usually has one of its own (`retool serve --install DIR`)",
+    "joblib": "`hydra/launcher=joblib`: cells of a sweep side by side",
+    "submitit": "`hydra/launcher=submitit_local` and `submitit_slurm`",
+    "optuna": "`hydra/sweeper=optuna`: values that are looked for",
+    "sweeps": "all of joblib, submitit and optuna",
+    "wandb": "`logger=wandb`",
+    "swanlab": "`logger=swanlab`",
     "docs": "`make docs`",
     "dev": "`make test`",
 }

@@ -119,7 +119,7 @@ def test_what_is_said_in_the_end() -> None:
     bad = CallRecord(turn=0, name="python", code="?", status=ToolStatus.ERROR, text="NameError: x")
     assert verdict_text(make_episode("p", right=False, outcome=Outcome.MAX_TURNS, calls=[bad])).splitlines() == [
         "Wrong (max_turns): the answer is 7.",
-        "1 turns in 0 s; calls: 1 error; reward: pm1 -1",
+        "1 turn in 0 s; calls: 1 error; reward: pm1 -1",
     ]
     failed = verdict_text(make_episode("p", right=False, outcome=Outcome.SANDBOX_OUTAGE))
     assert failed.startswith("Not scored (sandbox_outage): something outside of the game failed")

@@ -229,3 +229,9 @@ def test_the_table_puts_what_is_wrong_first(tmp_path: Path, capsys: pytest.Captu
     assert out.splitlines()[-1].startswith("2 of ")
     assert main(["--help"]) == 0
     assert "exit code" in capsys.readouterr().out
+
+
+def test_every_extra_has_a_purpose() -> None:
+    found = examine_extras()
+    assert len(found) > 10
+    assert [finding.topic for finding in found if "other uses" in finding.said] == []
