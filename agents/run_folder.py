@@ -9,7 +9,8 @@ tensorboard/            the same numbers for TensorBoard (written by trainers)
 checkpoints/NAME/       model and tokenizer in Hugging Face format
 ======================  ==================================================================
 
-An evaluation keeps its configuration in ``run.json`` (:mod:`agents.eval_folder`); :func:`stored_config` reads either.
+An evaluation keeps its configuration in ``run.json`` (:mod:`agents.evaluation.folder`); :func:`stored_config` reads
+either.
 Time fields (:func:`is_time`) differ between runs of one seed, everything else does not.
 """
 

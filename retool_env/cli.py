@@ -104,7 +104,7 @@ COMMANDS = {
     "eval": Command(
         summary="play problems once or more and report accuracy with intervals",
         config="agents.config:EvalConfig",
-        run="agents.evaluate:evaluate_agent",
+        run="agents.evaluation.evaluate:evaluate_agent",
         score="algos.report.runs:accuracy",
         examples=(
             ("retool eval aime_2024 --agent openai", "30 problems x 32 samples, from http://localhost:8000/v1"),
@@ -114,7 +114,7 @@ COMMANDS = {
             ("retool eval --suite suite.yaml", "agents x data sets x seeds; see docs/evaluation.md"),
         ),
         positional=DATASET,
-        suite="agents.suite:run_suite",
+        suite="agents.evaluation.suite:run_suite",
     ),
     "play": Command(
         summary="solve a problem yourself, as the agent, with the interpreter at hand",
@@ -146,9 +146,12 @@ GROUPS = {
     "sandbox": ("run a program in the sandbox, or serve it over HTTP", "retool_env.sandbox.cli:main"),
     "serve": ("start SGLang servers, keep them alive and stop them", "agents.serve.cli:main"),
     "data": ("check, prepare, filter and convert data files", "retool_env.data.cli:main"),
-    "replay": ("play a stored run again from its recorded tool outputs and compare the ids", "agents.replay:main"),
-    "rescore": ("grade a run's answers again with several verifiers", "agents.rescore:main"),
-    "compare": ("compare two runs over the same problems, paired by problem", "agents.compare:main"),
+    "replay": (
+        "play a stored run again from its recorded tool outputs and compare the ids",
+        "agents.evaluation.replay:main",
+    ),
+    "rescore": ("grade a run's answers again with several verifiers", "agents.evaluation.rescore:main"),
+    "compare": ("compare two runs over the same problems, paired by problem", "agents.evaluation.compare:main"),
     "report": (
         "what a sweep came to: its cells pooled over seeds, in one table and one plot",
         "algos.report.command:main",

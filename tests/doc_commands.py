@@ -45,7 +45,7 @@ ELSEWHERE = {
     r".*retool serve .*": "needs SGLang; `make test-sglang` runs it",
     r"retool eval .*(api\.openai\.com|https://host).*": "needs an account",
     r"retool .*\b(CHECKPOINT|mine\.py:Mine)\b.*": "has a name that a reader fills in",
-    r"retool eval --suite .*": "asks endpoints and a checkpoint of the reader's; tests/agents/test_suite.py runs one",
+    r"retool eval --suite .*": "asks endpoints of the reader's; tests/agents/evaluation/test_suite.py runs one",
     r"python benchmarks/(?!startup).*": "a measurement of many minutes on a quiet machine, or beside downloads",
     r".*hydra/launcher=submitit_slurm.*": "needs Slurm; tests/retool_env/test_sweeps.py runs submitit's own executor",
     r".*dry_run=true model\.path=models/.*": "needs the model's config.json and tokenizer; tests/algos/test_dry_run.py",

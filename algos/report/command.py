@@ -76,7 +76,7 @@ def report_sweeps(folders: Sequence[Path], *, out: Path, as_data: bool = False) 
 
 def _evaluations(folders: Sequence[Path]) -> str:
     """The report of evaluations, which agents can make without us."""
-    from agents.eval_report import is_evaluation, report_evaluations
+    from agents.evaluation.report import is_evaluation, report_evaluations
 
     if not all(is_evaluation(folder) for folder in folders):
         named = ", ".join(repr(str(folder)) for folder in folders)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.compare import read_samples
+from agents.evaluation.compare import read_samples
 from agents.report.stages import Metrics, Point, read_metrics
 from agents.stats import Estimate, statistics
 

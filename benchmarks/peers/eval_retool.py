@@ -16,7 +16,7 @@ from pathlib import Path
 from driver import AT_ONCE, CODE, GOLD, NUM_SAMPLES, QUESTION, Play, serve
 
 from agents.config import AgentConfig, EvalConfig
-from agents.evaluate import evaluate_agent
+from agents.evaluation.evaluate import evaluate_agent
 from retool_env.config import EnvConfig, ProblemsConfig
 from retool_env.sandbox import LocalSandbox, RunStatus, shared_sandbox
 

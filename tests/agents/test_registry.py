@@ -15,7 +15,7 @@ import pytest
 from agents import registry
 from agents.base import Generation, Request
 from agents.config import AgentConfig, EvalConfig
-from agents.evaluate import evaluate_agent
+from agents.evaluation.evaluate import evaluate_agent
 from agents.human import HumanAgent
 from agents.openai_chat import OpenAIAgent
 from agents.random_agent import RandomAgent

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents.config import EvalConfig
-from agents.evaluate import evaluate_agent
+from agents.evaluation.evaluate import evaluate_agent
 from retool_env.cli import main
 from retool_env.compose import compose
 from retool_env.data import read_rows

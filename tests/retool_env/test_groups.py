@@ -20,7 +20,7 @@ from retool_env.groups import GROUPS, Option, config_folder, group_names, option
 KINDS: dict[str, type[Config]] = {"train": TrainConfig, "eval": EvalConfig, "sft": SftConfig}
 # Options that are tried alone, because they set what others set too, or go with another command than `train`.
 ALONE = {"env": "train", "trainer": "train", "tools/notebook": "train", "sampling/greedy": "eval"}
-TRIED_ELSEWHERE = ("algo", "experiment", "benchmark")  # tests/test_recipes.py, tests/agents/test_suite.py
+TRIED_ELSEWHERE = ("algo", "experiment", "benchmark")  # tests/test_recipes.py, tests/agents/evaluation/test_suite.py
 
 
 def option_sets() -> list[tuple[str, list[Option]]]:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from agents.config import EvalConfig
-from agents.eval_folder import read_run
-from agents.suite import read_suite, run_suite
+from agents.evaluation.folder import read_run
+from agents.evaluation.suite import read_suite, run_suite
 from retool_env.compose import compose
 from retool_env.errors import InfrastructureError, UsageError
 

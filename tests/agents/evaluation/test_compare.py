@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.compare import compare_runs, main
+from agents.evaluation.compare import compare_runs, main
 from agents.stats.paired import difference_interval, sign_test
 from retool_env.cli import main as retool
 from retool_env.errors import UsageError

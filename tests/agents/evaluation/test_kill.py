@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from agents.eval_folder import read_run
+from agents.evaluation.folder import read_run
 from retool_env.sources.arithmetic import fixed_set
 from retool_env.trajectory import read_trajectories
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROBLEMS, SAMPLES, CONCURRENCY = 30, 32, 64
 KILLED_AT = (120, 400, 760)  # episodes that are there, at least
 

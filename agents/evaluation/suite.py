@@ -30,7 +30,7 @@ from pydantic import Field, JsonValue
 
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.eval_report import is_evaluation, report_evaluations
+from agents.evaluation.report import is_evaluation, report_evaluations
 from retool_env.compose import compose
 from retool_env.config import Config, check_config
 from retool_env.errors import InfrastructureError, UsageError

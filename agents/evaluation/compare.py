@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.console import make_console
-from agents.eval_folder import FAILURES, is_evaluation, read_run
-from agents.identity import MEASURE, differences
-from agents.rescore import rescore
+from agents.evaluation.folder import FAILURES, is_evaluation, read_run
+from agents.evaluation.identity import MEASURE, differences
+from agents.evaluation.rescore import rescore
 from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs, run_file
 from retool_env.errors import UsageError
 from retool_env.terminal import Parser, shorten

@@ -4,7 +4,7 @@
 run.json             configuration, identity and its hash, versions, every launch with its times
 trajectories.jsonl   the episodes that count, one line each (``retool_env.trajectory``), appended
 failures.jsonl       those that infrastructure ended, the same with ``attempt``; never scored
-summary.json         all numbers (:mod:`agents.eval_summary`); ``summary.md`` the readable part
+summary.json         all numbers (:mod:`agents.evaluation.summary`); ``summary.md`` the readable part
 misses.md            every wrong answer with its cause
 ===================  ================================================================================
 
@@ -35,8 +35,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 import retool_env
 from agents.config import EvalConfig
-from agents.identity import Identity, differences
-from agents.misses import Miss
+from agents.evaluation.identity import Identity, differences
+from agents.evaluation.misses import Miss
 from agents.stats import Sample
 from retool_env.errors import UsageError
 from retool_env.files import atomic

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from agents.eval_summary import EvalSummary
+from agents.evaluation.summary import EvalSummary
 from agents.stats import Estimate, Interval, Statistics
 
 __all__ = ["budgets_of", "describe", "estimate_text", "markdown", "number_text", "policy_of", "table"]

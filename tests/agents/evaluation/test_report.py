@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.compare import compare_runs, main, measured_differently, read_samples
 from agents.config import EvalConfig
-from agents.eval_report import evaluation_rows, is_evaluation, report_evaluations
-from agents.evaluate import evaluate_agent
+from agents.evaluation.compare import compare_runs, main, measured_differently, read_samples
+from agents.evaluation.evaluate import evaluate_agent
+from agents.evaluation.report import evaluation_rows, is_evaluation, report_evaluations
 from agents.stats import statistics
 from retool_env.compose import compose
 from retool_env.errors import UsageError

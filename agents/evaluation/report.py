@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.eval_folder import Played, is_evaluation
-from agents.eval_summary import EvalSummary, read_summary
-from agents.eval_text import budgets_of, estimate_text, number_text, policy_of, table
-from agents.identity import MEASURE, differences
+from agents.evaluation.folder import Played, is_evaluation
+from agents.evaluation.identity import MEASURE, differences
+from agents.evaluation.summary import EvalSummary, read_summary
+from agents.evaluation.text import budgets_of, estimate_text, number_text, policy_of, table
 from agents.stats import Estimate, Statistics, statistics
 from retool_env.errors import UsageError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agents.config import EvalConfig
-from agents.evaluate import evaluate_agent
-from agents.replay import main, replay_run
+from agents.evaluation.evaluate import evaluate_agent
+from agents.evaluation.replay import main, replay_run
 from retool_env import sandbox
 from retool_env.compose import compose
 from retool_env.errors import UsageError

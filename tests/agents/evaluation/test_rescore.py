@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.rescore import STORED, rescore
+from agents.evaluation.rescore import STORED, rescore
 from retool_env.cli import main
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome

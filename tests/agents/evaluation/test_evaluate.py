@@ -12,11 +12,11 @@ import pytest
 
 from agents.base import Generation, Request
 from agents.config import EvalConfig
-from agents.eval_folder import Played, read_run
-from agents.eval_summary import EvalSummary, read_summary
-from agents.eval_text import markdown
-from agents.evaluate import evaluate_agent
-from agents.misses import miss_cause
+from agents.evaluation.evaluate import evaluate_agent
+from agents.evaluation.folder import Played, read_run
+from agents.evaluation.misses import miss_cause
+from agents.evaluation.summary import EvalSummary, read_summary
+from agents.evaluation.text import markdown
 from agents.run_folder import RunFolder, read_metrics, stored_config
 from algos.config import TrainConfig
 from retool_env.compose import compose
@@ -245,7 +245,7 @@ def test_a_finished_run_is_told_again_without_its_agent(
     assert num_asked > 0 and "holds all episodes already" in again
     assert first.split("## ")[1] == again.split("## ")[1]
     assert len(read_run(tmp_path / "run").launches) == 1
-    monkeypatch.setattr("agents.eval_folder.SCHEMA", 1)
+    monkeypatch.setattr("agents.evaluation.folder.SCHEMA", 1)
 
 
 def test_a_process_at_a_time(tmp_path: Path) -> None:

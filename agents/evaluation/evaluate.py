@@ -1,8 +1,9 @@
 """``retool eval``: play problems with any agent, report accuracy with intervals, list what was missed and why.
 
 Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what the folder
-does not hold yet (:mod:`agents.eval_folder`). An episode that infrastructure ended is played again, ``attempts`` times
-in all, and never scored; when too many end so, the run stops, because an accuracy over what is left would look normal.
+does not hold yet (:mod:`agents.evaluation.folder`). An episode that infrastructure ended is played again, ``attempts``
+times in all, and never scored; when too many end so, the run stops, because an accuracy over what is left would look
+normal.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.eval_folder import EvalFolder, Played, is_evaluation, read_run
-from agents.eval_summary import EvalSummary, read_summary, write_summary
-from agents.eval_text import markdown
+from agents.evaluation.folder import EvalFolder, Played, is_evaluation, read_run
+from agents.evaluation.identity import identify
+from agents.evaluation.lineage import training_differences
+from agents.evaluation.misses import write_misses
+from agents.evaluation.summary import EvalSummary, read_summary, write_summary
+from agents.evaluation.text import markdown
 from agents.factories import BYTES_PER_TOKEN
-from agents.identity import identify
-from agents.lineage import training_differences
-from agents.misses import write_misses
 from agents.registry import AgentSetup, make_agent
 from agents.rollout import play
 from agents.stats import Summary, summarise_samples
