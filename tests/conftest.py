@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from retool_env.config import EnvConfig
 # How long an example takes says nothing about it: machines are shared.
 settings.register_profile("retool", deadline=None)
 settings.load_profile("retool")
+
+# A shell starts what it puts into the background deaf to Ctrl-C, and what tests start would inherit that.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

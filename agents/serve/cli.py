@@ -152,7 +152,8 @@ def _shown(spec: ServerSpec) -> str:
 
 def _serve(specs: tuple[ServerSpec, ...], router: tuple[ServerSpec, ...], patience: Patience) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     for spec in (*specs, *router):
         _say(f"starting {spec.url}, log in {spec.log}")
     # The router waits for its servers by itself, so it can start with them.
