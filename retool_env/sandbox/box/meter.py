@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from . import weight
+from .weight import Scale
 from .wire import Why
 
 __all__ = ["MOST_PATIENCE", "Meter", "cpu_seconds"]
@@ -60,33 +60,28 @@ class Meter:
     deadline: float = 0.0
     next_check: float = 0.0
     cpu_before: float = 0.0
-    next_look: float = math.inf
+    scale: Scale = field(init=False)
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
         self.cpu_before = cpu_seconds(self.pid)
         self.deadline = self.start + self.wall_limit
         self.next_check = self.start + self.cpu_limit / 2
-        if math.isfinite(self.memory_mb):
-            self.next_look = self.start
+        self.scale = Scale(proc=self.proc, pidfd=self.pidfd, most_mb=self.memory_mb)
 
     @property
     def due(self) -> float:
         """When to look again."""
-        return min(self.deadline, self.next_check, self.next_look)
+        return min(self.deadline, self.next_check, self.scale.due)
 
     def verdict(self) -> Why:
         """Whether the program has used up a limit."""
         now = time.monotonic()
-        if now < self.due:
-            return ""
-        if now >= self.next_look:
-            held = weight.megabytes(self.proc, self.pidfd)
-            if held > self.memory_mb:
-                return "memory"
-            self.next_look = time.monotonic() + weight.next_look(self.memory_mb - held)
-        if now < min(self.deadline, self.next_check):
-            return ""
+        if now >= min(self.deadline, self.next_check) and (why := self._time_is_up(now)):
+            return why
+        return "memory" if now >= self.scale.due and self.scale.too_heavy() else ""
+
+    def _time_is_up(self, now: float) -> Why:
         used = cpu_seconds(self.pid) - self.cpu_before
         if used >= self.cpu_limit:
             return "cpu"
