@@ -31,7 +31,8 @@ from retool_env.files import atomic
 __all__ = ["RunFolder", "is_time", "read_metrics", "stored_config"]
 
 Value = float | int | str | None
-NOT_STORED = {"resume", "cluster", "dry_run", "logger"}
+NOT_STORED = {"resume", "cluster", "dry_run"}
+MAY_CHANGE = ("out", "logger")  # where a run lies is not what it is, nor is where its numbers are shown
 
 
 class RunFolder:
@@ -39,10 +40,9 @@ class RunFolder:
 
     Args:
         path: made if it does not exist.
-        config: written to ``config.yaml``, without what only says how to start (``resume``) and what to show
-            (``logger``).
-        resume: go on in a folder that holds a run with the same configuration. Without it, a folder that holds
-            a run is refused: nothing that was computed is ever overwritten.
+        config: written to ``config.yaml``, without what only says how to start (``resume``).
+        resume: go on in a folder that holds a run with the same configuration; only what it shows (``logger``) may
+            differ. Without it, a folder that holds a run is refused: nothing that was computed is ever overwritten.
 
     Raises:
         UsageError: the folder holds a run, or a run with another configuration.
@@ -61,9 +61,8 @@ class RunFolder:
         if stored.is_file():
             if not resume:
                 raise UsageError(f"out={str(path)!r} holds a run already; give another out=..., or delete the folder")
-            # Where a run lies is not what it is: it may be moved.
             changed = _changed(_over(usual, yaml.safe_load(stored.read_text(encoding="utf-8"))), values)
-            if changed := {name: both for name, both in changed.items() if name.rpartition(".")[2] != "out"}:
+            if changed := {name: both for name, both in changed.items() if not set(name.split(".")) & set(MAY_CHANGE)}:
                 there, here = (", ".join(f"{n}={_shown(v[k])}" for n, v in changed.items()) for k in range(2))
                 raise UsageError(
                     f"out={str(path)!r} holds a run with another configuration ({', '.join(changed)} differ): it has "

@@ -40,7 +40,7 @@ def written(command: str, kind: type[BaseModel], overrides: Sequence[str]) -> li
     for override in overrides:
         group, at, place = override.partition("=")[0].partition("@")
         if group in known - _FIRST and "=" in override and _is_choice(override, group, at):
-            result.append(_choice(command, override, group, place, overrides))
+            result += _choice(command, override, group, place, overrides)
         else:
             result.append(override)
     return result
@@ -53,15 +53,18 @@ def _is_choice(override: str, group: str, at: str) -> bool:
     return set(sweep_values(override)) <= set(option_names(group))
 
 
-def _choice(command: str, override: str, group: str, place: str, overrides: Sequence[str]) -> str:
-    """An option takes the place of the one in the defaults, or is added behind everything else."""
+def _choice(command: str, override: str, group: str, place: str, overrides: Sequence[str]) -> list[str]:
+    """An option takes the place of the one in the defaults, or is added behind everything else. The algorithm that a
+    recipe is of says nothing new: the recipe has refined it."""
     value = override.partition("=")[2]
     place = place or place_in(command, group)
     key = f"{group}@{place}" if place else group
-    there = [key in _defaults(command, recipe) for recipe in _recipes(overrides)]
+    there = [_defaults(command, recipe).get(key) for recipe in _recipes(overrides)]
     if any(there) and not all(there):
         raise UsageError(f"{override}: only some recipes of this sweep choose their own {group}; sweep them apart")
-    return f"{key}={value}" if all(there) else f"+{key}={value}"
+    if group == "algo" and set(there) == {value}:
+        return []
+    return [f"{key}={value}" if all(there) else f"+{key}={value}"]
 
 
 def _recipes(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -69,9 +72,11 @@ def _recipes(overrides: Sequence[str]) -> tuple[str, ...]:
     return sweep_values(chosen[-1]) if chosen else ("null",)
 
 
-def _defaults(command: str, recipe: str) -> set[str]:
-    """Groups with an option in the command's defaults, and in those of the recipe."""
+def _defaults(command: str, recipe: str) -> dict[str, str]:
+    """Options in the command's defaults, and in those of the recipe, by group."""
     loader = GlobalHydra.instance().config_loader()
     chosen = [] if recipe == "null" else [f"experiment={recipe}"]
     found = loader.compute_defaults_list(command, chosen, RunMode.RUN)
-    return {str(one.override_key) for one in found.defaults if one.override_key}
+    return {
+        str(one.override_key): str(one.config_path).rpartition("/")[2] for one in found.defaults if one.override_key
+    }

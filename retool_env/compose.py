@@ -8,6 +8,7 @@ either says about a mistake becomes one line that names key, value and fix.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from retool_env.choices import written
 from retool_env.config import Config, check_config
 from retool_env.errors import UsageError, did_you_mean
-from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names
+from retool_env.groups import GROUPS, config_folder, group_names, option, option_names, said_last
 from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
@@ -38,9 +39,10 @@ def compose(name: str, kind: type[C], overrides: Sequence[str]) -> C:
         UsageError: an unknown key, recipe or value.
     """
     run, overrides = split_run(name, kind, overrides)
-    if run is not None and not any(map(_is_group, overrides)):
-        return from_run(name, kind, run, _short_forms(kind, overrides))
     if run is not None:
+        keys = [key for override in overrides for key in _logger_keys(override)]
+        if not any(map(_is_group, keys)):
+            return from_run(name, kind, run, _short_forms(kind, keys))
         overrides = [*overrides, f"out={run}", "resume=true"]
     with composing(name, kind):
         given = hydra_overrides(name, kind, overrides)
@@ -62,7 +64,7 @@ def checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
     """The composed values as a configuration.
 
     A free-form mapping that an override or an option sets (``problems.families={add: 1}``) replaces what was there;
-    Hydra alone would merge the two.
+    Hydra alone would merge the two. So does all that an algorithm says, which Hydra would put in front of the recipe.
 
     Raises:
         UsageError: an unknown key, or a value of the wrong kind.
@@ -70,16 +72,24 @@ def checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
-    known = _keys(kind, "")
-    set_by_key = [o for o in overrides if o.partition("=")[0].removeprefix("++") in known and "{" in o]
-    parsed = [(o.key_or_group, o.value()) for o in OverridesParser.create().parse_overrides(set_by_key)]
-    keys = {o.partition("=")[0].lstrip("+") for o in overrides}
-    by_option = [(key, value) for key, value in chosen_mappings(overrides) if key in known and key not in keys]
-    for key, replacement in (*by_option, *parsed):
-        if isinstance(replacement, dict):
-            *sections, last = key.split(".")
-            functools.reduce(dict.__getitem__, sections, plain)[last] = replacement
+    known, names = _keys(kind, ""), [override.partition("=")[0].lstrip("+") for override in overrides]
+    said = {key: value for key, value in said_last(overrides) if key in known and key not in names}
+    mappings = [o for o, name in zip(overrides, names, strict=True) if name in known and "{" in o]
+    parsed = [(one.key_or_group, one.value()) for one in OverridesParser.create().parse_overrides(mappings)]
+    below = [name for name in names if any(name.startswith(f"{key}.") for key in said)]
+    inner = [(name, OmegaConf.select(composed, name)) for name in below]
+    replacements = [*said.items(), *((key, value) for key, value in parsed if isinstance(value, dict)), *inner]
+    for key, value in replacements:
+        *sections, last = key.split(".")
+        functools.reduce(_section, sections, plain)[last] = value
     return check_config(kind, plain)
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    if values.get(name) is None:
+        values[name] = {}
+    section: dict[str, Any] = values[name]
+    return section
 
 
 def _store_schema(name: str, kind: type[Config]) -> None:
@@ -110,6 +120,13 @@ def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
         forced = "++" if key in known and value.startswith("{") else ""
         result.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
     return result
+
+
+def _logger_keys(override: str) -> list[str]:
+    """``logger=wandb`` as keys: it says nothing of what a run is, so a run goes on with another one."""
+    group, _, name = override.partition("=")
+    found = option(group, name) if group == "logger" else None
+    return [f"logger.{key}={json.dumps(value)}" for key, value in found.values.items()] if found else [override]
 
 
 def _is_group(override: str) -> bool:

@@ -3,10 +3,11 @@
 An option is a YAML file ``configs/GROUP/OPTION.yaml``: its first comment says what it is, and its ``@package`` where
 its keys belong. An option sets keys and is nothing more; every key can be set on its own, and then wins.
 
-Contract: on the command line an option beats the recipe (``experiment``), because it is said later. Two groups are
-what a recipe is made of, and it may refine them: where the recipe itself chooses ``algo`` or ``env``, another option
-takes the place of its choice and the recipe's own keys stay. ``GROUP@PLACE=OPTION`` puts an option elsewhere, e.g.
-``data@eval.problems=aime_2025``.
+Contract: on the command line an option beats the recipe (``experiment``), because it is said later. ``env`` is what a
+recipe is made of, and it may refine it: where the recipe itself chooses ``env``, another option takes the place of its
+choice and the recipe's own keys stay. An algorithm beats the recipe too, and its file names every part that makes it
+what it is, so that nothing of the recipe's own algorithm is left in it; the one that the recipe is of changes nothing.
+``GROUP@PLACE=OPTION`` puts an option elsewhere, e.g. ``data@eval.problems=aime_2025``.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from retool_env.terminal import shorten
 __all__ = [
     "GROUPS",
     "Option",
-    "chosen_mappings",
     "config_folder",
     "group_names",
+    "option",
     "option_names",
     "options",
     "place_in",
+    "said_last",
 ]
 
 GROUPS: Final = {
@@ -66,8 +68,7 @@ class Option:
     Attributes:
         about: what it is, in a line.
         package: where its keys belong; ``""`` for the top.
-        values: what it sets itself.
-        inherited: top-level keys of the options of its group that it begins with.
+        values: what it sets, what the options of its group that it begins with set included.
     """
 
     group: str
@@ -75,12 +76,11 @@ class Option:
     about: str
     package: str
     values: Mapping[str, Any] = field(repr=False)
-    inherited: frozenset[str] = frozenset()
 
     @property
     def sections(self) -> set[str]:
         """The top-level keys that it touches."""
-        return {self.package.split(".")[0]} if self.package else {*self.values, *self.inherited}
+        return {self.package.split(".")[0]} if self.package else set(self.values)
 
 
 def config_folder() -> Path:
@@ -112,8 +112,7 @@ def _read(path: Path) -> Option:
         name=path.stem,
         about=shorten((sentence[0] if sentence else about).rstrip(".:"), _WIDTH),
         package="" if package == "_global_" else package,
-        values=values,
-        inherited=frozenset(key for one in parents for key in _read(path.with_stem(one)).sections),
+        values={key: value for one in parents for key, value in _read(path.with_stem(one)).values.items()} | values,
     )
 
 
@@ -122,6 +121,11 @@ def options(command: str, kind: type[BaseModel], group: str) -> list[Option]:
     place = place_in(command, group).split(".")[0]
     fields = set(kind.model_fields)
     return [one for one in _all_options()[group] if ({place} if place else one.sections) <= fields]
+
+
+def option(group: str, name: str) -> Option | None:
+    """One option, whichever command it is for; ``None`` when there is none of that name."""
+    return next((one for one in _all_options()[group] if one.name == name), None)
 
 
 def place_in(command: str, group: str) -> str:
@@ -139,21 +143,25 @@ def group_names(command: str, kind: type[BaseModel]) -> list[str]:
     return [group for group in GROUPS if options(command, kind, group)]
 
 
-def chosen_mappings(overrides: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Mappings that options set which were added behind the defaults (``+reward=format``), by key: ``env.reward``."""
+def said_last(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """What options set that must stand as they say it, whatever a recipe says, by key (``env.reward``).
+
+    Of an option that was added behind the defaults (``+reward=format``) it is the mappings, which Hydra would merge
+    with the recipe's; of an algorithm, whose place is in front of the recipe, it is everything.
+    """
     for override in overrides:
         key, _, name = override.partition("=")
         group, _, place = key.removeprefix("+").partition("@")
-        if not key.startswith("+") or group not in GROUPS:
+        if group not in GROUPS or not (key.startswith("+") or group == "algo"):
             continue
-        option = next((one for one in _all_options()[group] if one.name == name), None)
-        if option is not None:
-            prefix = place or option.package
-            yield from _mappings(option.values, f"{prefix}." if prefix else "")
+        if chosen := option(group, name):
+            prefix = place or chosen.package
+            found = _parts(chosen.values, f"{prefix}." if prefix else "")
+            yield from found if group == "algo" else ((key, value) for key, value in found if isinstance(value, dict))
 
 
-def _mappings(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parts(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
+        yield f"{prefix}{key}", value
         if isinstance(value, dict):
-            yield f"{prefix}{key}", value
-            yield from _mappings(value, f"{prefix}{key}.")
+            yield from _parts(value, f"{prefix}{key}.")

@@ -1,9 +1,9 @@
 """``--resume RUN``, which is ``resume=RUN``: go on with the run in a folder.
 
 The run's own ``config.yaml`` is the configuration; nothing of the command line that began it has to be said again. What
-is said besides is put on top of it, and the run folder then refuses what differs and names it. Where a recipe or
-another group of settings is among it (``experiment=tiny_grpo``), that command line is the whole configuration, as it
-was when the run began.
+is said besides is put on top of it, and the run folder then refuses what differs and names it (but for what is shown:
+``logger=wandb`` may be said of any run). Where a recipe or another group of settings is among it
+(``experiment=tiny_grpo``), that command line is the whole configuration, as it was when the run began.
 
 Left out: what can be resumed, which is the business of checkpoints.
 """

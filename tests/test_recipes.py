@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from agents.config import EvalConfig
+from algos.algo_config import AdvantageConfig, AlgoConfig, ObjectiveConfig
 from algos.config import SftConfig, TrainConfig
 from algos.plan.command import main
 from retool_env.compose import compose, config_folder
 from retool_env.config import Config
+from retool_env.errors import UsageError
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 ALGORITHMS = sorted(path.stem for path in (config_folder() / "algo").glob("*.yaml"))
@@ -63,6 +65,38 @@ def test_algorithm_composes(name: str) -> None:
 def test_an_algorithm_can_be_put_into_a_recipe() -> None:
     config = compose("train", TrainConfig, ["experiment=tiny_grpo", "threads=1", "algo=ppo"])
     assert config.algo.advantage.name == "gae" and config.algo.steps == 60
+
+
+def parts_of(algo: AlgoConfig) -> dict[str, object]:
+    names = ("advantage", "objective", "aggregation", "covariance", "correction", "resample_rounds", "mask_overlong")
+    return {name: getattr(algo, name) for name in names}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_beats_what_a_recipe_says_of_its_own(name: str) -> None:
+    """Its parts are those that it has without a recipe; only the range of a clip that it does not name is kept."""
+    more = ["env.reward=accuracy"] if name == "maxrl" else []
+    recipe = "experiment=retool_qwen2.5_7b_grpo"
+    own, alone, there = (
+        compose("train", TrainConfig, [*more, *chosen]).algo
+        for chosen in ([recipe], [f"algo={name}"], [recipe, f"algo={name}"])
+    )
+    wanted = parts_of(alone)
+    if alone.objective.name == "clip" and alone.objective.options is None:
+        wanted["objective"] = own.objective
+    assert parts_of(there) == wanted
+    assert (there.steps, there.minibatches, there.micro_batch_tokens) == (270, 4, 73728)  # sizes are the recipe's
+    assert (there == own) is (name == "grpo")
+
+
+def test_the_algorithm_of_a_recipe_says_nothing_new() -> None:
+    recipe = "experiment=retool_qwen2.5_7b_ppo"
+    assert train_config("retool_qwen2.5_7b_ppo") == compose("train", TrainConfig, [recipe, "algo=ppo"])
+    with pytest.raises(UsageError, match="group_size=1: advantage='grpo' compares the samples of one problem"):
+        compose("train", TrainConfig, [recipe, "algo=grpo"])
+    config = compose("train", TrainConfig, [recipe, "algo=gspo", "algo.group_size=4", "algo.objective.options.low=0.1"])
+    assert config.algo.advantage == AdvantageConfig()
+    assert config.algo.objective == ObjectiveConfig(name="gspo", options={"low": 0.1})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

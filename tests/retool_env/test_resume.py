@@ -49,6 +49,19 @@ def test_the_command_line_that_began_it_does_as_well(run: Path) -> None:
         RunFolder(run, other, resume=True)
 
 
+def test_it_is_shown_where_it_was_or_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begun = ["algo=ppo", f"out={folder}", "logger=wandb", "logger.project=mine"]
+    RunFolder(folder, compose("train", TrainConfig, begun))
+    logger = compose("train", TrainConfig, [f"resume={folder}"]).logger
+    assert (logger.backends, logger.project) == (("tensorboard", "wandb"), "mine")
+    changed = compose("train", TrainConfig, [f"resume={folder}", "logger=quiet"])
+    assert (changed.logger.backends, changed.logger.console, changed.logger.project) == ((), False, "mine")
+    assert changed.algo.advantage.name == "gae", "the rest is the run's"
+    RunFolder(folder, changed, resume=True)
+    assert compose("train", TrainConfig, [f"resume={folder}"]).logger == changed.logger
+
+
 def test_a_switch_is_a_switch() -> None:
     assert compose("train", TrainConfig, ["resume=true"]).resume is True
     assert compose("train", TrainConfig, ["resume=false"]).resume is False
