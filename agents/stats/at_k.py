@@ -27,7 +27,8 @@ def pass_at_k(num: int, num_correct: int, k: int) -> float:
         UsageError: ``k`` is not between 1 and ``num``.
     """
     _check(k, num)
-    return 1 - math.comb(num - num_correct, k) / math.comb(num, k)
+    total = math.comb(num, k)
+    return (total - math.comb(num - num_correct, k)) / total
 
 
 def best_at_k(values: Sequence[float], k: int) -> float:
@@ -36,9 +37,15 @@ def best_at_k(values: Sequence[float], k: int) -> float:
     Raises:
         UsageError: ``k`` is not between 1 and their number.
     """
-    _check(k, len(values))
-    total = math.comb(len(values), k)
-    return math.fsum(value * (math.comb(rank, k - 1) / total) for rank, value in enumerate(sorted(values)))
+    num = len(values)
+    _check(k, num)
+    total, below, parts = math.comb(num, k), 0, []
+    # Equal values together, in whole numbers: of ones alone the sum is 1 and not almost 1.
+    for value, count in sorted(Counter(values).items()):
+        subsets = math.comb(below + count, k) - math.comb(below, k)  # those whose largest is this value
+        parts.append(value * (subsets / total))
+        below += count
+    return math.fsum(parts)
 
 
 def worst_at_k(values: Sequence[float], k: int) -> float:

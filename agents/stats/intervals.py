@@ -9,6 +9,9 @@ Student's quantile, since the dispersion is estimated. The dispersion ``s^2 / (m
 always or never solved, smaller when their averages lie closer together, and cannot be larger; one problem's worth of 1
 is mixed into it, without which few problems near 0 or 1 look more alike than they are. The t, normal and bootstrap
 intervals stand beside it as cross-checks; all three collapse to a point when all averages are equal.
+
+Left out: what no sample shows. Where problems are of two kinds and none of the rare one was drawn, the interval is that
+of the other kind (``docs/statistics.md`` has figures).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ __all__ = [
 
 Z95 = 1.959963984540054
 NUM_DRAWS = 2000
+_ROUNDING = 1e-12
 _BLOCK = 1_000_000  # numbers drawn at a time by the bootstrap
 
 
@@ -96,7 +100,7 @@ def score_interval(means: Sequence[float]) -> Interval:
         means: at least one problem's average each in [0, 1].
     """
     num, mean = len(means), math.fsum(means) / len(means)
-    if num == 1 or all(value in (0, 1) for value in means):
+    if num == 1 or all(min(abs(value), abs(1 - value)) < _ROUNDING for value in means):
         return wilson(math.fsum(means), num)  # the dispersion is 1, nothing is estimated
     dispersion = min(1.0, _variance(means) / (mean * (1 - mean)))
     effective = num / (((num - 1) * dispersion + 1) / num)

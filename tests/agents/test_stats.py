@@ -118,6 +118,31 @@ def test_the_normal_interval_fails_where_ours_is_needed() -> None:
     assert share < 0.9
 
 
+@pytest.mark.parametrize(("share", "alpha", "beta"), [(0.05, 50, 0.5), (0.1, 30, 0.3), (0.05, 20, 1)])
+def test_a_rare_kind_is_covered_where_one_was_drawn(share: float, alpha: float, beta: float) -> None:
+    """A few problems that are never solved among easy ones. Without one in the sample nothing tells of them."""
+    random = np.random.default_rng(7)
+    never = random.random((NUM_RUNS, NUM_PROBLEMS)) < share
+    chances = np.where(never, 0, random.beta(alpha, beta, size=never.shape))
+    runs, truth = random.binomial(32, chances) / 32, (1 - share) * alpha / (alpha + beta)
+    drawn = never.any(axis=1)
+    whole, seen, unseen = (coverage(score_interval, some, truth) for some in (runs, runs[drawn], runs[~drawn]))
+    print(
+        f"{100 * share:.0f}% never, Beta({alpha:g}, {beta:g}) k=32: covers {100 * whole[0]:.1f}%, "
+        f"{100 * seen[0]:.1f}% where one was drawn ({100 * drawn.mean():.0f}%), {100 * unseen[0]:.1f}% elsewhere"
+    )
+    assert seen[0] >= 0.93
+    assert unseen[0] < 0.3, "the page on statistics says that it cannot see them"
+    once = random.binomial(1, chances)
+    assert coverage(score_interval, once, truth)[0] >= 0.93
+
+
+def test_rounding_makes_no_problem_uncertain() -> None:
+    almost = [1.0, math.nextafter(1, 0)]
+    assert score_interval(almost) == pytest.approx(wilson(2, 2))
+    assert score_interval([0.0, 5e-17]) == pytest.approx(wilson(0, 2))
+
+
 def test_several_samples_are_clustered_by_problem() -> None:
     # Two problems, always and never solved: 100 samples tell no more than 2.
     wide = estimate([[1.0] * 50, [0.0] * 50])

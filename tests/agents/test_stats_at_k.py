@@ -40,6 +40,14 @@ def test_best_and_worst_of_any_values(values: list[float], data: st.DataObject) 
     assert worst_at_k(values, k) == pytest.approx(sum(map(min, subsets)) / len(subsets))
 
 
+@pytest.mark.parametrize("num", range(1, 129))
+def test_ones_alone_are_one(num: int) -> None:
+    """Almost 1 would pass for a problem that is not always solved."""
+    for k in range(1, num + 1):
+        assert best_at_k([1.0] * num, k) == worst_at_k([1.0] * num, k) == 1.0
+        assert best_at_k([0.0, *[1.0] * num], k) == pass_at_k(num + 1, num, k)
+
+
 def vote(answers: tuple[str | None, ...], gold: str) -> float:
     """One vote, counted by hand: ties are split, nobody voting is wrong."""
     given_answers = [answer for answer in answers if answer is not None]
