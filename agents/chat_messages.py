@@ -55,8 +55,8 @@ def _assistant(text: str, calls: Sequence[ToolCall], names: Sequence[JsonValue])
 
 
 def as_calls(functions: Iterable[tuple[str, str]]) -> list[ToolCall]:
-    """Calls from names and JSON arguments, which are read as the dialects read theirs. Arguments that are no JSON object
-    are passed on as one argument, so that the tool tells the model what it lacks."""
+    """Calls from names and JSON arguments, which are read as the dialects read theirs. Arguments that are no JSON
+    object are passed on as one argument, so that the tool tells the model what it lacks."""
     calls = []
     for name, written in functions:
         try:

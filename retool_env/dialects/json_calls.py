@@ -22,7 +22,7 @@ from typing import Final, NoReturn, cast
 
 from pydantic import JsonValue
 
-__all__ = ["BadJsonError", "decode_at", "decode_whole", "encode"]
+__all__ = ["BadJsonError", "decode_at", "decode_whole", "encode", "without_halves"]
 
 _ESCAPE: Final = re.compile(
     r"\\(?:"
@@ -102,6 +102,15 @@ def _deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(
         _deeper(one, levels - 1) for one in (value.values() if isinstance(value, dict) else value)
     )
+
+
+def without_halves(text: str) -> str:
+    r"""JSON without the halves of surrogate pairs, and otherwise as it is.
+
+    >>> without_halves(r'"\ud83d\ude00 \ud800 \\ud800"')
+    '"\\ud83d\\ude00 \\ufffd \\\\ud800"'
+    """
+    return _ESCAPE.sub(lambda match: r"\ufffd" if match["half"] else match[0], text)
 
 
 def _mend(match: re.Match[str]) -> str:

@@ -30,6 +30,7 @@ from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunS
 from retool_env.sandbox.fusion.courier import Courier, DroppedError
 from retool_env.sandbox.fusion.terms import Order, from_foreign, from_own
 from retool_env.sandbox.fusion.wire import OWN_HEADER, RunCodeResponse
+from retool_env.urls import check_url, mask_url
 
 __all__ = ["DEFAULT_URL", "FusionSandbox"]
 
@@ -76,7 +77,9 @@ class FusionSandbox:
         deadline_seconds: float | None = None,
         plain: bool = False,
     ) -> None:
-        self.url = _clean_url(url or os.environ.get(_URL_VARIABLE) or DEFAULT_URL)
+        url = url or os.environ.get(_URL_VARIABLE) or DEFAULT_URL
+        self._address = check_url(url, what="sandbox URL", example="http://host:8080", suffix="/run_code")
+        self.url = mask_url(self._address)
         self._token = token or os.environ.get(_TOKEN_VARIABLE)
         if max_connections < 1 or max_attempts < 1:
             raise UsageError(f"max_connections={max_connections}, max_attempts={max_attempts}: must be at least 1")
@@ -199,7 +202,10 @@ class FusionSandbox:
                 if self._token:
                     headers["authorization"] = f"Bearer {self._token}"
                 self._courier = Courier(
-                    self.url, headers=headers, max_connections=self._max_connections, connect_seconds=_CONNECT_SECONDS
+                    self._address,
+                    headers=headers,
+                    max_connections=self._max_connections,
+                    connect_seconds=_CONNECT_SECONDS,
                 )
                 weakref.finalize(self, self._courier.close)
             return self._courier
@@ -233,16 +239,6 @@ class FusionSandbox:
         raise TypeError(
             "a FusionSandbox cannot be pickled: send its name and call open_sandbox(name) on the other side"
         )
-
-
-def _clean_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url.rstrip("/").removesuffix("/run_code"))
-    except httpx.InvalidURL as error:
-        raise UsageError(f"sandbox URL {url!r}: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"sandbox URL {url!r}: must look like http://host:8080")
-    return str(parsed).rstrip("/")
 
 
 def _sandbox_error(fault: Fault, message: str) -> RunResult:
