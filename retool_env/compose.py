@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retool_env.choices import written
-from retool_env.config import Config, check_config
+from retool_env.config import Config, check_config, is_secret
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.groups import GROUPS, chosen_mappings, config_folder, group_names, option_names
+from retool_env.quoting import quoted
 from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
@@ -78,7 +79,8 @@ def checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
     for key, replacement in (*by_option, *parsed):
         if isinstance(replacement, dict):
             *sections, last = key.split(".")
-            functools.reduce(dict.__getitem__, sections, plain)[last] = replacement
+            resolved = OmegaConf.to_container(OmegaConf.create(replacement, parent=composed), resolve=True)
+            functools.reduce(dict.__getitem__, sections, plain)[last] = resolved
     return check_config(kind, plain)
 
 
@@ -101,15 +103,23 @@ def hydra_overrides(name: str, kind: type[Config], overrides: Sequence[str]) -> 
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
     """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it. And a free-form mapping
-    may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``)."""
+    may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``). A secret is text, also
+    one of digits."""
     known = _keys(kind, "")
     sections = {key.removesuffix(".name") for key in known if key.endswith(".name")}
     result = []
     for override in overrides:
         key, equals, value = override.partition("=")
+        if is_secret(kind, key.lstrip("+").split(".")):
+            value = _as_text(value)
         forced = "++" if key in known and value.startswith("{") else ""
         result.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
     return result
+
+
+def _as_text(value: str) -> str:
+    """``value`` in quotes; not what has them already, what stands for another value, and what stands for none."""
+    return value if value in ("", "null") or value.startswith(("'", '"', "${")) else quoted(value)
 
 
 def _is_group(override: str) -> bool:

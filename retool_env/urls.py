@@ -9,7 +9,9 @@ import httpx
 
 from retool_env.errors import UsageError
 
-__all__ = ["check_url", "mask_url"]
+__all__ = ["MASK", "check_url", "mask_url"]
+
+MASK: Final = "***"
 
 _USER: Final = re.compile(r"(?<=://).*@")
 
@@ -39,4 +41,4 @@ def mask_url(url: str) -> str:
     >>> mask_url("http://user:secret@host:8000/v1")
     'http://***@host:8000/v1'
     """
-    return _USER.sub("***@", url)
+    return _USER.sub(f"{MASK}@", url)
