@@ -1,4 +1,4 @@
-"""The terminal, in one place: wide enough for our tables also when output goes to a file, and whatever is typed is text."""
+"""The terminal, in one place: wide enough for our tables also when output goes to a file; what is typed is text."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ from pydantic import JsonValue
 
 from agents.base import Generation, Request, check_request
 from agents.chat_messages import as_calls, chat_messages, with_calls, with_stop
-from agents.openai_wire import Choice, Completion, Models, read_completion, retry_after, says_full, told
+from agents.openai_wire import Choice, Completion, Models, read_completion, says_full, told
 from agents.writing import write_turn
 from retool_env.dialects import Dialect
 from retool_env.errors import EngineError, UsageError
 from retool_env.sandbox import Cancel
-from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.sandbox.fusion.courier import Courier, DroppedError, retry_after
 from retool_env.terminal import shorten
 from retool_env.tokenizer import Tokenizer
 from retool_env.urls import check_url, mask_url

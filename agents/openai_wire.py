@@ -7,7 +7,6 @@ protocol has its text, and half a surrogate pair, which a model can write, becom
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import Final
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, field_validator
 
 from retool_env.dialects.json_calls import without_halves
 
-__all__ = ["Choice", "Completion", "Models", "read_completion", "retry_after", "says_full", "told"]
+__all__ = ["Choice", "Completion", "Models", "read_completion", "says_full", "told"]
 
 _FULL: Final = re.compile(
     r"context_length_exceeded|exceed_context_size|(?:maximum|model's|available) context (?:length|size)|context window",
@@ -100,12 +99,3 @@ def says_full(answer: httpx.Response) -> bool:
 def told(answer: httpx.Response) -> str:
     """What a refusal says, in one line."""
     return " ".join(answer.text.split())[:300]
-
-
-def retry_after(answer: httpx.Response) -> float:
-    """Seconds that the endpoint asks to wait; its other form, a date, is not understood."""
-    try:
-        seconds = float(answer.headers.get("retry-after", ""))
-    except ValueError:
-        return 0.0
-    return seconds if 0 <= seconds < math.inf else 0.0

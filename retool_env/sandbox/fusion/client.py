@@ -27,7 +27,7 @@ import httpx
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, Session, check_relative
-from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.sandbox.fusion.courier import Courier, DroppedError, retry_after
 from retool_env.sandbox.fusion.terms import Order, from_foreign, from_own
 from retool_env.sandbox.fusion.wire import OWN_HEADER, RunCodeResponse
 from retool_env.urls import check_url, mask_url
@@ -164,7 +164,7 @@ class FusionSandbox:
         if answer.status_code == 429 or answer.status_code >= 500:
             fault: Fault = "busy" if answer.status_code == 429 else "lost"
             message = f"the server answered with status {answer.status_code}"
-            return _Failure(fault=fault, message=message, pause=_retry_after(answer))
+            return _Failure(fault=fault, message=message, pause=retry_after(answer))
         if answer.status_code in (400, 401, 403, 404, 405, 413, 422):
             raise UsageError(_refusal(self.url, answer))
         try:
@@ -243,12 +243,6 @@ class FusionSandbox:
 
 def _sandbox_error(fault: Fault, message: str) -> RunResult:
     return RunResult(status=RunStatus.SANDBOX_ERROR, fault=fault, stderr=message)
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the server asks to wait; its other form, a date, is not understood."""
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0
 
 
 def _refusal(url: str, answer: httpx.Response) -> str:

@@ -13,6 +13,7 @@ made ends when that is done or given up.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -20,12 +21,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpcore
 import httpx
 
 from retool_env.sandbox.base import Cancel
 
-__all__ = ["Courier", "DroppedError"]
+__all__ = ["Courier", "DroppedError", "retry_after"]
 
 
 class DroppedError(Exception):
@@ -98,7 +98,7 @@ class _Line:
         def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise httpcore.ReadTimeout
+                raise TimeoutError
             received: bytes = read(max_bytes, left if timeout is None else min(left, timeout))
             return received
 
@@ -212,3 +212,12 @@ class Courier:
             errand.drop()
         for line in idle:
             line.client.close()
+
+
+def retry_after(answer: httpx.Response) -> float:
+    """Seconds that the server asks to wait; its other form, a date, is not understood."""
+    try:
+        seconds = float(answer.headers.get("retry-after", ""))
+    except ValueError:
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
