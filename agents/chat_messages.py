@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import JsonValue
 
 from retool_env.dialects import Dialect
+from retool_env.dialects.json_calls import BadJsonError, decode_whole
 from retool_env.errors import UsageError
 from retool_env.problems import Message
 from retool_env.tools import ToolCall
@@ -54,13 +55,13 @@ def _assistant(text: str, calls: Sequence[ToolCall], names: Sequence[JsonValue])
 
 
 def as_calls(functions: Iterable[tuple[str, str]]) -> list[ToolCall]:
-    """Calls from names and JSON arguments. Arguments that are no JSON object are passed on as one argument, so that the
-    tool tells the model what it lacks."""
+    """Calls from names and JSON arguments, which are read as the dialects read theirs. Arguments that are no JSON
+    object are passed on as one argument, so that the tool tells the model what it lacks."""
     calls = []
     for name, written in functions:
         try:
-            arguments = json.loads(written or "{}")
-        except ValueError:
+            arguments = decode_whole(written or "{}")
+        except BadJsonError:
             arguments = None
         calls.append(
             ToolCall(name=name, arguments=arguments if isinstance(arguments, dict) else {"arguments": written})

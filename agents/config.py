@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from agents.base import Sampling
 from retool_env.config import Config, EnvConfig, ProblemsConfig
+from retool_env.urls import MASK, mask_url
 
 __all__ = ["AgentConfig", "EvalConfig", "PlayConfig"]
+
+_MASKED_KEY = str(SecretStr("key"))
 
 
 class AgentConfig(Config):
@@ -19,7 +31,7 @@ class AgentConfig(Config):
             what their names say; ``path/to/file.py:Class`` or an installed name for your own.
         path: checkpoint folder in Hugging Face format; its tokenizer becomes the environment's.
         url: of the server, or a list of several, for ``sglang`` and ``openai``; ``openai`` has
-            http://localhost:8000/v1 by default.
+            http://localhost:8000/v1 by default. A user and password in it are never written to the run folder.
         api_key: for the same; by default the environment variable SGLANG_API_KEY or OPENAI_API_KEY, and EMPTY for
             ``openai`` without one. Never written to the run folder.
         model: what the chat endpoint calls the model; where it has only one, that one.
@@ -28,7 +40,7 @@ class AgentConfig(Config):
 
     name: str = "embedded"
     path: str | None = None
-    url: str | tuple[str, ...] | None = None
+    url: str | tuple[str, ...] | None = Field(default=None, repr=False)
     api_key: SecretStr | None = None
     model: str | None = None
     options: dict[str, JsonValue] | None = None
@@ -37,6 +49,23 @@ class AgentConfig(Config):
     def urls(self) -> tuple[str, ...]:
         """``url`` as a list, empty when not set."""
         return (self.url,) if isinstance(self.url, str) else self.url or ()
+
+    @field_serializer("url")
+    def _without_password(self, url: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return mask_url(url) if isinstance(url, str) else url and tuple(map(mask_url, url))
+
+    @field_validator("url")
+    @classmethod
+    def _has_password(cls, url: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if any(f"//{MASK}@" in one for one in ((url,) if isinstance(url, str) else url or ())):
+            raise ValueError("its user and password were not stored; give agent.url again")
+        return url
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _not_stored(cls, key: object) -> object:
+        """What a run folder has instead of a key is none."""
+        return None if key == _MASKED_KEY else key
 
 
 class EvalConfig(Config):

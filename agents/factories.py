@@ -12,6 +12,7 @@ from agents.base import Agent
 from agents.registry import AgentSetup
 from agents.sglang.wire import PauseMode
 from retool_env.errors import EngineError, UsageError
+from retool_env.urls import mask_url
 
 __all__ = ["BYTES_PER_TOKEN", "embedded", "human", "openai", "oracle", "random", "scripted", "sglang"]
 
@@ -61,7 +62,7 @@ def sglang(
     try:
         limit = agent.context_length()
     except EngineError as error:
-        raise UsageError(f"agent.url={setup.config.url!r}: {error}; is the server running?") from error
+        raise UsageError(f"agent.url={_shown(setup)}: {error}; is the server running?") from error
     if limit is not None and setup.env.max_context_tokens > limit:
         raise UsageError(
             f"env.max_context_tokens={setup.env.max_context_tokens}: {limit} fit into the server's context; set "
@@ -83,7 +84,7 @@ def openai(
 
     urls = setup.config.urls or (LOCAL_ENDPOINT,)
     if len(urls) != 1:
-        raise UsageError(f"agent.url={list(urls)}: agent=openai asks one endpoint; give one URL, as https://host/v1")
+        raise UsageError(f"agent.url={_shown(setup)}: agent=openai asks one endpoint; give one URL, as https://host/v1")
     agent = OpenAIAgent(
         urls[0],
         setup.config.model,
@@ -135,6 +136,11 @@ def human(setup: AgentSetup) -> Agent:
     from agents.human import HumanAgent
 
     return HumanAgent(setup.tokenizer, setup.dialect)
+
+
+def _shown(setup: AgentSetup) -> str:
+    shown = [mask_url(url) for url in setup.config.urls]
+    return repr(shown[0] if len(shown) == 1 else shown)
 
 
 def _key(setup: AgentSetup, variable: str) -> str | None:

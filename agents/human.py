@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, TextIO
 
 from agents.base import Generation, Request, check_request
+from agents.console import standard_input
 from agents.writing import write_turn
 from retool_env.dialects import Dialect, make_dialect
 from retool_env.errors import EngineError
@@ -60,7 +61,7 @@ class HumanAgent:
         quiet: bool = False,
     ) -> None:
         self._tokenizer, self._dialect = tokenizer, dialect or make_dialect("retool")
-        self._source, self._target = source or sys.stdin, target or sys.stdout
+        self._source, self._target = source or standard_input(), target or sys.stdout
         self._quiet = quiet
         self._lock = threading.Lock()
         self._session, self._seen = -1, 0

@@ -6,7 +6,9 @@ encoded once, with the episode's tokenizer (bytes, where the model's is not know
 log-probabilities: such episodes cannot be trained on.
 
 Tried again are outages and full endpoints (no connection, 408, 409, 429, 5xx), at growing intervals and not before the
-moment that the endpoint names. Every other refusal is told as it is.
+moment that the endpoint names. A refusal of one request (400, 413, 422) by an endpoint that has answered others is a
+failure of that episode, and of an episode that has outgrown the endpoint's context its end, as a turn cut by length.
+Every other refusal is the user's mistake and stops the run.
 
 Left out: streaming, and reasoning that it reports beside the text.
 """
@@ -14,6 +16,7 @@ Left out: streaming, and reasoning that it reports beside the text.
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -21,74 +24,38 @@ from collections.abc import Mapping
 from typing import Final
 
 import httpx
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from agents.base import Generation, Request, check_request
 from agents.chat_messages import as_calls, chat_messages, with_calls, with_stop
+from agents.openai_wire import Choice, Completion, Models, read_completion, says_full, told
 from agents.writing import write_turn
 from retool_env.dialects import Dialect
 from retool_env.errors import EngineError, UsageError
 from retool_env.sandbox import Cancel
-from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.sandbox.fusion.courier import Courier, DroppedError, retry_after
 from retool_env.terminal import shorten
 from retool_env.tokenizer import Tokenizer
+from retool_env.urls import check_url, mask_url
 
 __all__ = ["OpenAIAgent"]
 
 _CONNECT_SECONDS: Final = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _AGAIN: Final = frozenset({408, 409, 429})
+_OF_ONE_REQUEST: Final = frozenset({400, 413, 422})
+_KEY_REFUSED: Final = frozenset({401, 403})
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Function(_Wire):
-    name: str
-    arguments: str = ""
-
-
-class _Call(_Wire):
-    function: _Function
-
-
-class _Message(_Wire):
-    content: str | None = None
-    tool_calls: tuple[_Call, ...] | None = None
-
-
-class _Choice(_Wire):
-    """``matched_stop`` is SGLang's word for what ``stop_reason`` is to vLLM; OpenAI has none."""
-
-    message: _Message
-    finish_reason: str | None = None
-    matched_stop: JsonValue = None
-    stop_reason: JsonValue = None
-
-
-class _Usage(_Wire):
-    completion_tokens: int = 0
-
-
-class _Completion(_Wire):
-    choices: tuple[_Choice, ...]
-    usage: _Usage | None = None
-
-
-class _Model(_Wire):
-    id: str
-
-
-class _Models(_Wire):
-    data: tuple[_Model, ...]
+class _FullError(Exception):
+    """Prompt and budget are more than the endpoint's context."""
 
 
 class OpenAIAgent:
     """Asks ``url``/chat/completions. Thread-safe.
 
     Args:
-        url: with its version, as ``https://api.openai.com/v1``.
+        url: with its version, as ``https://api.openai.com/v1``; a user and password in it are sent instead of the key.
         model: what the endpoint calls the model; ``None`` for the only one that it has, which :meth:`connect` finds.
         tokenizer: the episode's.
         dialect: the episode's.
@@ -102,6 +69,7 @@ class OpenAIAgent:
             write: 1 with the model's own tokenizer, about 4 with bytes.
 
     Attributes:
+        url: as it may be shown.
         model_name: what the endpoint calls the model; "" before it was found out.
 
     Raises:
@@ -125,35 +93,36 @@ class OpenAIAgent:
         max_connections: int = 1024,
         ids_per_token: int = 1,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"chat endpoint {url!r}: must look like https://host/v1")
-        self.url = url.rstrip("/").removesuffix("/chat/completions")
+        address = check_url(url, what="chat endpoint", example="https://host/v1", suffix="/chat/completions")
+        self.url = mask_url(address)
         self._tokenizer, self._dialect, self._ids_per_token = tokenizer, dialect, ids_per_token
         self._structured, self._extra = structured, dict(extra or {})
         self._seconds, self._max_attempts = seconds, max_attempts
         headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
         self._courier = Courier(
-            self.url, headers=headers, max_connections=max_connections, connect_seconds=_CONNECT_SECONDS
+            address, headers=headers, max_connections=max_connections, connect_seconds=_CONNECT_SECONDS
         )
+        self._answered = False
         self.model_name = model or ""
 
     def connect(self) -> None:
         """Find out whether anything is there, and which model it has, where that was not said.
 
         Raises:
-            UsageError: nothing answers, or it has no model, or several, and none was named.
+            UsageError: nothing answers, or it has no model, or several, and none was named, or it wants another key.
         """
         try:
             answer = self._courier.send("GET", "/models", seconds=_CONNECT_SECONDS)
         except (httpx.RequestError, TimeoutError) as error:
-            why = str(error) or type(error).__name__
             raise UsageError(
-                f"agent.url={self.url!r}: nothing answers there ({why}); is the server running?"
+                f"agent.url={self.url!r}: nothing answers there ({_why(error)}); is the server running?"
             ) from error
         if self.model_name:
             return
+        if answer.status_code in _KEY_REFUSED:
+            raise self._refusal(answer)
         try:
-            names = [model.id for model in _Models.model_validate_json(answer.content).data]
+            names = [model.id for model in Models.model_validate_json(answer.content).data]
         except ValueError:
             names = []
         if len(names) != 1:
@@ -165,8 +134,8 @@ class OpenAIAgent:
         """One turn; see :class:`~agents.base.Agent`.
 
         Raises:
-            UsageError: the request has no messages, or the endpoint refuses it.
-            EngineError: the endpoint did not answer.
+            UsageError: the request has no messages, or the endpoint refuses what the user has set.
+            EngineError: the endpoint did not answer, or refuses this one request.
         """
         check_request(request, self._tokenizer.vocab_size)
         if not request.messages:
@@ -180,9 +149,11 @@ class OpenAIAgent:
             if cancel.cancelled:
                 return Generation.aborted()
             raise EngineError(f"{self.url}: the client was closed") from None
-        choice, counted = completion.choices[0], completion.usage.completion_tokens if completion.usage else 0
+        except _FullError as error:
+            return self._no_room(request, error)
+        choice = completion.choices[0]
         ended = choice.finish_reason != "length"
-        return write_turn(self._text(choice), request, self._tokenizer, ended=ended, num_counted=counted)
+        return write_turn(self._text(choice), request, self._tokenizer, ended=ended, num_counted=completion.num_counted)
 
     def close(self) -> None:
         """Drop every request and connection; idempotent."""
@@ -203,7 +174,14 @@ class OpenAIAgent:
         }
         return json.dumps({name: value for name, value in body.items() if value is not None}).encode()
 
-    def _text(self, choice: _Choice) -> str:
+    def _no_room(self, request: Request, error: _FullError) -> Generation:
+        """A turn that is cut by length at once. Not the first one: a prompt that does not fit is not the policy's
+        doing, and to score it as wrong would hide that the endpoint's context is smaller than what was set."""
+        if request.turn == 0:
+            raise EngineError(f"{error}; lower env.max_turn_tokens, or give the server a larger context") from error
+        return write_turn(" ", request, self._tokenizer, ended=False)
+
+    def _text(self, choice: Choice) -> str:
         text = choice.message.content or ""
         if choice.message.tool_calls:
             functions = [call.function for call in choice.message.tool_calls]
@@ -213,7 +191,7 @@ class OpenAIAgent:
         matched = choice.matched_stop if choice.matched_stop is not None else choice.stop_reason
         return with_stop(text, matched, self._dialect)
 
-    def _ask(self, body: bytes, cancel: Cancel) -> _Completion:
+    def _ask(self, body: bytes, cancel: Cancel) -> Completion:
         """The answer, with a choice in it, after as many attempts as it takes."""
         deadline = time.monotonic() + self._seconds
         bell = threading.Event()
@@ -221,7 +199,7 @@ class OpenAIAgent:
         try:
             for attempt in range(1, self._max_attempts + 1):
                 found = self._try(body, deadline, cancel)
-                if isinstance(found, _Completion):
+                if isinstance(found, Completion):
                     return found
                 trouble, named = found
                 pause = max(named, random.uniform(0.5, 1.0) * min(_FIRST_PAUSE * 2 ** (attempt - 1), _LONGEST_PAUSE))
@@ -233,7 +211,7 @@ class OpenAIAgent:
         finally:
             cancel.remove(bell.set)
 
-    def _try(self, body: bytes, deadline: float, cancel: Cancel) -> _Completion | tuple[str, float]:
+    def _try(self, body: bytes, deadline: float, cancel: Cancel) -> Completion | tuple[str, float]:
         """The answer, or what went wrong and how long the endpoint asks to wait."""
         left = max(deadline - time.monotonic(), 0.001)
         try:
@@ -241,26 +219,35 @@ class OpenAIAgent:
         except TimeoutError:
             return "no answer in time", 0.0
         except httpx.RequestError as error:
-            return str(error) or type(error).__name__, 0.0
+            return _why(error), 0.0
         if answer.status_code in _AGAIN or answer.status_code >= 500:
-            return f"status {answer.status_code}: {_told(answer)}", _retry_after(answer)
+            return f"status {answer.status_code}: {told(answer)}", retry_after(answer)
         if answer.status_code != 200:
-            fix = "set agent.api_key" if answer.status_code in (401, 403) else "see agent.url, agent.model and options"
-            raise UsageError(f"{self.url} refused with status {answer.status_code}: {_told(answer)}; {fix}")
+            raise self._refusal(answer)
         try:
-            completion = _Completion.model_validate_json(answer.content)
+            completion = read_completion(answer.content)
         except ValueError as error:
             raise EngineError(f"{self.url} answered what is no chat completion: {answer.text[:200]!r}") from error
         if not completion.choices:
             raise EngineError(f"{self.url} answered a completion without a choice: {answer.text[:200]!r}")
+        self._answered = True
         return completion
 
+    def _refusal(self, answer: httpx.Response) -> Exception:
+        """What to raise: whose mistake it is depends on what is refused, and on whether anything was ever answered."""
+        said = f"{self.url} refused with status {answer.status_code}: {told(answer)}"
+        if answer.status_code in _OF_ONE_REQUEST:
+            if says_full(answer):
+                return _FullError(said)
+            if self._answered:
+                return EngineError(said)
+        key = answer.status_code in _KEY_REFUSED
+        return UsageError(f"{said}; {'set agent.api_key' if key else 'see agent.url, agent.model and options'}")
 
-def _told(answer: httpx.Response) -> str:
-    return " ".join(answer.text.split())[:300]
 
-
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the endpoint asks to wait; its other form, a date, is not understood."""
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0
+def _why(error: Exception) -> str:
+    """Why there was no connection. Proxies are never used (:mod:`~retool_env.sandbox.fusion.courier`), which has to be
+    said where one is set."""
+    names = [name for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") if {name, name.lower()} & os.environ.keys()]
+    note = f"; {' and '.join(names)} is not used: endpoints are asked directly" if names else ""
+    return (str(error) or type(error).__name__) + note

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from agents.base import Sampling
 from agents.config import PlayConfig
-from agents.console import make_console
+from agents.console import make_console, standard_input
 from agents.human import HumanAgent
 from agents.recorder import Recorder
 from agents.rollout import Slots
@@ -46,12 +46,13 @@ class _Keyboard:
     """Lines of standard input, with editing and history at a terminal; its end, and ``:quit``, are raised."""
 
     def __init__(self) -> None:
-        self.is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self._lines = standard_input()
+        self.is_terminal = self._lines.isatty() and sys.stdout.isatty()
         if self.is_terminal:
             import readline  # noqa: F401 - input() is better for it
 
     def readline(self) -> str:
-        line = self._typed("> ") if self.is_terminal else sys.stdin.readline()
+        line = self._typed("> ") if self.is_terminal else self._lines.readline()
         if not line or line.strip() in QUIT:
             raise _LeftError
         return line

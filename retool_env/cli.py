@@ -328,8 +328,9 @@ def _quoted(value: str) -> str:
     """``value`` in quotes where Hydra would read more into it than the text."""
     if _PLAIN.fullmatch(value) or value[:1] in ("[", "{", "'", '"'):
         return value
-    escaped = value.replace("'", "\\'")
-    return f"'{escaped}'"
+    from retool_env.quoting import quoted
+
+    return quoted(value)
 
 
 def _load(target: str) -> Any:

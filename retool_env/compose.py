@@ -22,9 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from retool_env.choices import written
-from retool_env.config import Config, check_config
+from retool_env.config import Config, check_config, is_secret
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.groups import GROUPS, config_folder, group_names, option, option_names, said_last
+from retool_env.quoting import quoted
 from retool_env.resume import from_run, split_run
 
 __all__ = ["checked", "compose", "composing", "config_folder", "hydra_overrides"]
@@ -72,17 +73,24 @@ def checked(kind: type[C], composed: DictConfig, overrides: Sequence[str]) -> C:
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     plain: dict[str, Any] = {str(key): value for key, value in values.items()}
-    known, names = _keys(kind, ""), [override.partition("=")[0].lstrip("+") for override in overrides]
+    for key, value in _replacements(composed, overrides, _keys(kind, "")):
+        *sections, last = key.split(".")
+        if isinstance(value, dict):
+            value = OmegaConf.to_container(OmegaConf.create(value, parent=composed), resolve=True)
+        functools.reduce(_section, sections, plain)[last] = value
+    return check_config(kind, plain)
+
+
+def _replacements(composed: DictConfig, overrides: Sequence[str], known: Sequence[str]) -> list[tuple[str, Any]]:
+    """What takes the place of a composed value, by key: what options say last, mappings that were given as a whole,
+    and what was given inside of either."""
+    names = [override.partition("=")[0].lstrip("+") for override in overrides]
     said = {key: value for key, value in said_last(overrides) if key in known and key not in names}
     mappings = [o for o, name in zip(overrides, names, strict=True) if name in known and "{" in o]
     parsed = [(one.key_or_group, one.value()) for one in OverridesParser.create().parse_overrides(mappings)]
-    below = [name for name in names if any(name.startswith(f"{key}.") for key in said)]
-    inner = [(name, OmegaConf.select(composed, name)) for name in below]
-    replacements = [*said.items(), *((key, value) for key, value in parsed if isinstance(value, dict)), *inner]
-    for key, value in replacements:
-        *sections, last = key.split(".")
-        functools.reduce(_section, sections, plain)[last] = value
-    return check_config(kind, plain)
+    inside = [name for name in names if any(name.startswith(f"{key}.") for key in said)]
+    given = [(key, value) for key, value in parsed if isinstance(value, dict)]
+    return [*said.items(), *given, *((name, OmegaConf.select(composed, name)) for name in inside)]
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -111,12 +119,15 @@ def hydra_overrides(name: str, kind: type[Config], overrides: Sequence[str]) -> 
 
 def _short_forms(kind: type[Config], overrides: Sequence[str]) -> list[str]:
     """``agent=oracle`` for ``agent.name=oracle``: a section that has a name may be set by it. And a free-form mapping
-    may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``)."""
+    may get keys that a recipe's does not have, which Hydra refuses unless asked twice (``++``). A secret is text, also
+    one of digits."""
     known = _keys(kind, "")
     sections = {key.removesuffix(".name") for key in known if key.endswith(".name")}
     result = []
     for override in overrides:
         key, equals, value = override.partition("=")
+        if is_secret(kind, key.lstrip("+").split(".")):
+            value = _as_text(value)
         forced = "++" if key in known and value.startswith("{") else ""
         result.append(f"{key}.name={value}" if key in sections else forced + key + equals + value)
     return result
@@ -127,6 +138,11 @@ def _logger_keys(override: str) -> list[str]:
     group, _, name = override.partition("=")
     found = option(group, name) if group == "logger" else None
     return [f"logger.{key}={json.dumps(value)}" for key, value in found.values.items()] if found else [override]
+
+
+def _as_text(value: str) -> str:
+    """``value`` in quotes; not what has them already, what stands for another value, and what stands for none."""
+    return value if value in ("", "null") or value.startswith(("'", '"', "${")) else quoted(value)
 
 
 def _is_group(override: str) -> bool:

@@ -6,7 +6,7 @@ The names are the same in ``gymnasium.make``, in YAML and on the command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import (
@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -32,7 +33,7 @@ from retool_env.verifier.others import load_verifier
 
 RewardWeights = dict[str, float | dict[str, float]] | str
 
-__all__ = ["Config", "EnvConfig", "PartConfig", "ProblemsConfig", "SourceConfig", "check_config"]
+__all__ = ["Config", "EnvConfig", "PartConfig", "ProblemsConfig", "SourceConfig", "check_config", "is_secret"]
 
 
 class Config(BaseModel):
@@ -55,7 +56,7 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
         where: dotted prefix of the keys in the message (``env``).
 
     Raises:
-        UsageError: names the key, the value and what was expected.
+        UsageError: names the key, the value unless it is a secret, and what was expected.
     """
     try:
         return kind.model_validate(dict(values))
@@ -67,6 +68,7 @@ def check_config(kind: type[C], values: Mapping[str, Any], *, where: str = "") -
             raise UsageError(f"unknown key {key!r}{did_you_mean(path[-1], _fields(kind, path[:-1]))}") from error
         message = first["msg"].removeprefix("Value error, ") + _nearest(first)
         shown = path and first["type"] != "missing" and not isinstance(first["input"], dict)
+        shown = shown and not is_secret(kind, path)
         value = f"{key}={first['input']!r}: " if shown else f"{key}: " if path else ""
         raise UsageError(f"{value}{message[:1].lower()}{message[1:]}") from error
 
@@ -80,15 +82,25 @@ def _nearest(error: ErrorDetails) -> str:
 
 
 def _fields(kind: type[BaseModel], path: list[str]) -> list[str]:
-    """The keys that exist at ``path``; a number in it is a place in a list."""
+    """The keys that exist at ``path``."""
+    found = _model_at(kind, path)
+    return list(found.model_fields) if found else []
+
+
+def is_secret(kind: type[BaseModel], path: Sequence[str]) -> bool:
+    """Whether the field at ``path`` is one that is neither printed nor stored."""
+    found = _model_at(kind, path[:-1])
+    field = found.model_fields.get(path[-1]) if found else None
+    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _model_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The model at ``path``; a number in it is a place in a list."""
+    found: type[BaseModel] | None = kind
     for name in path:
-        if name.isdigit():
-            continue
-        inner = _model_in(kind.model_fields[name].annotation) if name in kind.model_fields else None
-        if inner is None:
-            return []
-        kind = inner
-    return list(kind.model_fields)
+        if found is not None and not name.isdigit():
+            found = _model_in(found.model_fields[name].annotation) if name in found.model_fields else None
+    return found
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

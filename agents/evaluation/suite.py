@@ -12,7 +12,8 @@
 
 Contract: later settings count: a data set's recipe, ``settings``, the data set's own, the agent's, the command line's.
 Every cell is a process, so nothing of one reaches the next, not even its end: a cell that fails is named, the others
-are played, and the command fails at the end. The same command goes on where a suite was stopped.
+are played, and the command fails at the end. The same command goes on where a suite was stopped. What stands in the
+file is what arrives: nothing in it is a variable. Keys and passwords are on no command line.
 Left out: cells side by side; an endpoint is kept busy by the episodes of one.
 """
 
@@ -35,6 +36,7 @@ from retool_env.compose import compose
 from retool_env.config import Config, check_config
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.files import atomic
+from retool_env.quoting import literal
 from retool_env.sources.benchmarks import dataset_overrides
 from retool_env.sweeps import process
 
@@ -129,10 +131,17 @@ def _read(file: Path) -> SuiteConfig:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"suite {str(file)!r} cannot be read ({' '.join(str(error).split())})") from error
+        raise UsageError(f"suite {str(file)!r} cannot be read ({_why(error)})") from error
     if not isinstance(values, dict):
         raise UsageError(f"suite {str(file)!r}: expected a mapping with out, agents and datasets")
     return check_config(SuiteConfig, values, where=str(file))
+
+
+def _why(error: Exception) -> str:
+    """In one line, and without the piece of the file that YAML would show: there may be a key in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return " ".join(str(error).split())
 
 
 def _common_folder(file: str, overrides: Sequence[str]) -> Path:
@@ -180,7 +189,7 @@ def _hydra(value: JsonValue) -> str:
         return json.dumps(value)
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
-        return value if plain else "'" + value.replace("'", "\\'") + "'"
+        return value if plain else literal(value)
     return repr(value)
 
 

@@ -11,8 +11,8 @@ temperature 0). Under top-k and top-p they are *not* renormalised over what coul
 that aborts) gives back what it has; the request goes on from there. So every id has the version of the weights it was
 sampled from: a weight version that is a number is that number, any other name the version this agent was made with.
 
-**Outages** (no connection, a broken one, 502-504, silence) are tried again, elsewhere where there is an elsewhere; what
-the dead server had sampled is lost. A refusal is never repeated.
+**Outages** (no connection, a broken one, 502-504, no answer in time) are tried again, elsewhere where there is an
+elsewhere; what the dead server had sampled is lost. A refusal is never repeated.
 
 Left out: starting servers, and moving weights to them; :class:`~agents.sglang.server.SGLangServer` has the endpoints.
 """
@@ -55,7 +55,7 @@ class SGLangAgent:
         version: of the weights that the servers have now.
         pause_mode: how :meth:`paused` pauses; see :meth:`SGLangServer.pause`.
         context_length: most tokens of prompt and continuation; asked of a server when not given.
-        seconds: of silence after which a turn counts as lost.
+        seconds: after which a turn without an answer counts as lost.
         patience: seconds for which a turn waits for any server at all, pauses apart.
         max_attempts: of one turn, at outages.
         restore: gives a server that was restarted the weights of today; without it such a server stays out of use.

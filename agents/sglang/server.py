@@ -75,7 +75,7 @@ class SGLangServer:
         """Sample one continuation; returns when it has ended, whatever ended it.
 
         Args:
-            seconds: without a word from the server; a long turn, or a pause, counts as silence.
+            seconds: until the answer is complete, a long turn or a pause included.
             cancel: closes the connection, upon which the server ends the request and what it sampled is lost;
                 :meth:`abort` keeps it.
         """

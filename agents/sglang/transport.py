@@ -19,6 +19,7 @@ from agents.sglang.wire import error_message
 from retool_env.errors import EngineError, UsageError
 from retool_env.sandbox import Cancel
 from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.urls import check_url, mask_url
 
 __all__ = ["Http", "OutageError", "RefusedError"]
 
@@ -49,7 +50,7 @@ class Http:
 
     Args:
         api_key: sent as bearer token.
-        seconds: of silence after which a request is given up, where it does not say otherwise.
+        seconds: after which a request is given up, where it does not say otherwise.
         connect_seconds: until an address that does not answer at all is given up.
         max_connections: requests at the same time; further ones wait.
 
@@ -60,7 +61,8 @@ class Http:
     def __init__(
         self, url: str, *, api_key: str | None, seconds: float, connect_seconds: float, max_connections: int
     ) -> None:
-        self.url = _clean_url(url)
+        self._address = check_url(url, what="SGLang URL", example="http://host:30000", suffix="/generate")
+        self.url = mask_url(self._address)
         self._seconds = seconds
         self._connect_seconds = connect_seconds
         self._max_connections = max_connections
@@ -135,19 +137,9 @@ class Http:
         with self._lock:
             if self._courier is None or self._courier.owner != os.getpid():
                 self._courier = Courier(
-                    self.url,
+                    self._address,
                     headers=self._headers,
                     max_connections=self._max_connections,
                     connect_seconds=self._connect_seconds,
                 )
             return self._courier
-
-
-def _clean_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url.rstrip("/").removesuffix("/generate"))
-    except httpx.InvalidURL as error:
-        raise UsageError(f"SGLang URL {url!r}: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"SGLang URL {url!r}: must look like http://host:30000")
-    return str(parsed).rstrip("/")

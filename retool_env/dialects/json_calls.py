@@ -9,18 +9,20 @@ Two slips are mended, always in this order, because both leave no doubt about wh
 
 Two things are read without changing a character: text behind a complete object when the closing tag was forgotten, and
 ``arguments`` that are JSON once more inside of a string. Everything else is told to the model. Nothing is ever
-evaluated; half a surrogate pair becomes U+FFFD, because no file and no tokenizer can take it.
+evaluated; half a surrogate pair becomes U+FFFD, because no file and no tokenizer can take it. What is read can be
+written again by whatever walks through it: no number is infinite, and nothing lies deeper than 64 brackets.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Final, NoReturn, cast
 
 from pydantic import JsonValue
 
-__all__ = ["BadJsonError", "decode_at", "decode_whole", "encode"]
+__all__ = ["BadJsonError", "decode_at", "decode_whole", "encode", "without_halves"]
 
 _ESCAPE: Final = re.compile(
     r"\\(?:"
@@ -30,6 +32,7 @@ _ESCAPE: Final = re.compile(
     r"|)"
 )
 _PAIR: Final = re.compile(r"\\(.)")
+_MOST_DEPTH: Final = 64
 
 
 class BadJsonError(ValueError):
@@ -40,7 +43,14 @@ def _refuse(constant: str) -> NoReturn:
     raise BadJsonError(f"{constant} is no JSON")
 
 
-_DECODER: Final = json.JSONDecoder(strict=False, parse_constant=_refuse)
+def _finite(written: str) -> float:
+    """JSON sets no bound to a number: ``1e999`` is one, and infinity for a float."""
+    if math.isinf(number := float(written)):
+        raise BadJsonError(f"{written[:20]} is too large a number")
+    return number
+
+
+_DECODER: Final = json.JSONDecoder(strict=False, parse_constant=_refuse, parse_float=_finite)
 
 
 def decode_at(text: str) -> tuple[JsonValue, str]:
@@ -55,8 +65,12 @@ def decode_at(text: str) -> tuple[JsonValue, str]:
     except json.JSONDecodeError as error:
         near = mended[max(error.pos - 10, 0) : error.pos + 10]
         raise BadJsonError(f"{error.msg} at line {error.lineno}, column {error.colno}, near {near!r}") from error
+    except BadJsonError:
+        raise
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise BadJsonError(str(error) if isinstance(error, BadJsonError) else "it is too big or too deep") from error
+        raise BadJsonError("it is too big or too deep") from error
+    if _deeper(value, _MOST_DEPTH):
+        raise BadJsonError(f"it is deeper than {_MOST_DEPTH} brackets")
     return cast("JsonValue", value), mended[end:]
 
 
@@ -79,6 +93,24 @@ def encode(value: JsonValue) -> str:
     """JSON as templates write it, and as ``decode_whole`` reads it back: no short form of what would be mended."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return _PAIR.sub(lambda match: {"b": r"\u0008", "f": r"\u000c"}.get(match[1], match[0]), text)
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Whether ``value`` has more than so many levels of objects and arrays."""
+    if not isinstance(value, (dict, list)):
+        return False
+    return levels == 0 or any(
+        _deeper(one, levels - 1) for one in (value.values() if isinstance(value, dict) else value)
+    )
+
+
+def without_halves(text: str) -> str:
+    r"""JSON without the halves of surrogate pairs, and otherwise as it is.
+
+    >>> without_halves(r'"\ud83d\ude00 \ud800 \\ud800"')
+    '"\\ud83d\\ude00 \\ufffd \\\\ud800"'
+    """
+    return _ESCAPE.sub(lambda match: r"\ufffd" if match["half"] else match[0], text)
 
 
 def _mend(match: re.Match[str]) -> str:

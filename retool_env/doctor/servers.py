@@ -10,6 +10,7 @@ import httpx
 from retool_env.doctor.finding import Finding
 from retool_env.errors import UsageError
 from retool_env.sandbox.fusion.client import FusionSandbox
+from retool_env.urls import mask_url
 
 __all__ = ["examine_endpoint", "examine_sandbox_server"]
 
@@ -18,7 +19,7 @@ _SECONDS: Final = 10.0
 
 def examine_sandbox_server(url: str) -> Finding:
     """Run a program on a SandboxFusion server; ``SANDBOX_FUSION_TOKEN`` is its token."""
-    topic, start = f"sandbox {url}", time.perf_counter()
+    topic, start = f"sandbox {mask_url(url)}", time.perf_counter()
     try:
         sandbox = FusionSandbox(url, max_attempts=1, deadline_seconds=_SECONDS)
         result = sandbox.health()
@@ -36,7 +37,7 @@ def examine_sandbox_server(url: str) -> Finding:
 
 def examine_endpoint(url: str, api_key: str | None) -> Finding:
     """Ask an OpenAI-compatible endpoint which models it has."""
-    topic = f"endpoint {url}"
+    topic = f"endpoint {mask_url(url)}"
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         answer = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=_SECONDS, trust_env=False)

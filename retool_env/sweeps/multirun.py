@@ -20,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from retool_env.compose import composing, hydra_overrides
 from retool_env.config import Config
 from retool_env.errors import InfrastructureError, UsageError
+from retool_env.quoting import quoted
 from retool_env.sweeps.cells import CellRecord, read_cell, read_cells, write_record
-from retool_env.sweeps.plan import claim, folder_of, plan, quoted
+from retool_env.sweeps.plan import claim, folder_of, plan
 from retool_env.sweeps.ray_launcher import register
 from retool_env.sweeps.task import CellTask
 

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from retool_env.errors import UsageError
 from retool_env.sweeps.cells import CellRecord, SweepRecord, read_sweep, write_record
 
-__all__ = ["claim", "folder_of", "plan", "quoted", "values_of"]
+__all__ = ["claim", "folder_of", "plan", "values_of"]
 
 _FOLDER = ("out=", "hydra.sweep.dir=")
 
@@ -77,11 +77,6 @@ def values_of(overrides: Sequence[str], axes: Sequence[str]) -> dict[str, str]:
     """The cell's value on every axis."""
     by_axis = {_axis(one): one.get_value_element_as_str() for one in _parse(overrides)}
     return _plain({axis: by_axis[axis] for axis in axes})
-
-
-def quoted(value: str) -> str:
-    """A value as Hydra takes it whatever is in it."""
-    return str(QuotedString(text=value, quote=Quote.single).with_quotes())
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

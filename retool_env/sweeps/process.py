@@ -3,12 +3,15 @@
 A process of its own, because a cell that runs out of memory must not take the sweep with it, and because torch's
 threads, switches and memory are the process's. The reverse holds as well: a cell does not outlive its sweep, or two
 processes would write one run folder after the sweep is started again. Its standard input is a pipe that nobody writes
-to; when the other end is gone, so is the cell.
+to; when the other end is gone, so is the cell. Settings with a key or password in them reach it through its
+environment, because everybody on the machine can read a command line.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -27,6 +30,8 @@ from retool_env.sweeps.cells import Attempt
 __all__ = ["INTERRUPTED", "begin", "main", "run"]
 
 INTERRUPTED: Final = 130
+_SECRET: Final = re.compile(r"api_key|://.*@")
+_VARIABLE: Final = "RETOOL_CELL_SECRETS"
 _MOST_BYTES: Final = 4000  # of an error, so that writing it to a pipe cannot block
 
 
@@ -49,9 +54,12 @@ def run(attempt: Attempt, command: Sequence[str], *, log: Path | None = None, lo
     said, says = os.pipe()
     os.set_blocking(said, False)  # a process that a killed cell has left behind may hold the other end
     out = log.open("ab") if log is not None else None
+    secrets = [word for word in command if _SECRET.search(word)]
+    shown = [word for word in command if word not in secrets]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "retool_env.sweeps.process", str(says), *command],
+            [sys.executable, "-m", "retool_env.sweeps.process", str(says), *shown],
+            env={**os.environ, _VARIABLE: json.dumps(secrets)},
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
@@ -100,6 +108,7 @@ def _child_seconds() -> float:
 def main(arguments: Sequence[str]) -> int:
     """The cell's side: ``DESCRIPTOR COMMAND OVERRIDE...``; returns the exit code and writes what went wrong."""
     says, command, *overrides = arguments
+    overrides += json.loads(os.environ.pop(_VARIABLE, "[]"))
     _end_with_the_sweep()
     code, error = _run(command, overrides)
     os.write(int(says), error.encode()[:_MOST_BYTES])

@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 
 from retool_env.compose import checked
 from retool_env.errors import UsageError
+from retool_env.quoting import quoted
 from retool_env.sweeps import process
 from retool_env.sweeps.cells import CellRecord, locked, read_cell, write_record
-from retool_env.sweeps.plan import quoted, values_of
+from retool_env.sweeps.plan import values_of
 
 __all__ = ["CellTask"]
 

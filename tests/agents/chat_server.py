@@ -25,12 +25,17 @@ class ChatServer:
 
     Attributes:
         bodies: of all requests.
-        failures: statuses of the next answers, with headers, before it works.
+        failures: statuses of the next answers, with headers, before it works; 200 lets one through.
+        refusal: what those answers say, if not their status.
         seconds: that every answer takes.
         names_stop: says which stop string ended the text, as SGLang does.
         bare_calls: writes programs as text also when tools are offered.
         models: that it says it has.
         counts: says how many words it wrote, as its tokens.
+        arguments: of its calls, whatever they are; ``...`` for those that belong there.
+        raw: bytes of every answer.
+        key: that it wants.
+        seen: the headers ``authorization`` of all requests.
     """
 
     def __init__(self) -> None:
@@ -41,21 +46,30 @@ class ChatServer:
         self.bare_calls = False
         self.models = ["tiny"]
         self.counts = False
-        self.arguments: str | None = None
+        self.arguments: Any = ...
+        self.raw = b""
+        self.key = ""
+        self.seen: list[str] = []
+        self.refusal = ""
         self.url = ""
 
     async def answer(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
         await asyncio.sleep(self.seconds)
-        if self.failures:
-            status, headers = self.failures.pop(0)
-            return JSONResponse({"error": {"message": f"told to fail with {status}"}}, status, headers)
+        self.seen.append(request.headers.get("authorization", ""))
+        status, headers = self.failures.pop(0) if self.failures else (200, {})
+        if status != 200:
+            return JSONResponse({"error": {"message": self.refusal or f"told to fail with {status}"}}, status, headers)
+        if self.raw:
+            return Response(self.raw, media_type="application/json")
         choice = self._choice(body)
         usage = {"usage": {"completion_tokens": len(str(choice["message"]).split())}} if self.counts else {}
         return JSONResponse({"choices": [choice], **usage})
 
-    async def list_models(self, _: Request) -> Response:
+    async def list_models(self, request: Request) -> Response:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return JSONResponse({"error": {"message": "that is not the key"}}, 401)
         return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
 
     def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +83,7 @@ class ChatServer:
         if not body.get("tools") or self.bare_calls:
             return self._write(f"Let me see. <code>\n{program}\n</code>", body)
         name = body["tools"][0]["function"]["name"]
-        arguments = json.dumps({"code": program}) if self.arguments is None else self.arguments
+        arguments = json.dumps({"code": program}) if self.arguments is ... else self.arguments
         call = {"id": "x", "type": "function", "function": {"name": name, "arguments": arguments}}
         message = {"role": "assistant", "content": "Let me see. ", "tool_calls": [call]}
         return {"index": 0, "message": message, "finish_reason": "tool_calls"}

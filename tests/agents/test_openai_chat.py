@@ -14,6 +14,7 @@ from agents.base import Request
 from agents.chat_messages import as_calls, chat_messages, with_calls, with_stop
 from agents.openai_chat import OpenAIAgent
 from agents.rollout import play
+from agents.scripted import ScriptedAgent
 from retool_env.config import EnvConfig
 from retool_env.dialects import make_dialect
 from retool_env.errors import EngineError, UsageError
@@ -23,6 +24,7 @@ from retool_env.sandbox import Cancel
 from retool_env.sources import ListSource
 from retool_env.tokenizer import ByteTokenizer
 from retool_env.tools import ToolCall
+from retool_env.trajectory import Trajectory
 from tests.agents.chat_server import ChatServer, chat_server
 
 TOKENIZER = ByteTokenizer()
@@ -183,12 +185,40 @@ def test_cancelling_ends_the_wait_between_two_attempts(server: ChatServer) -> No
         assert running.result(5).finish_reason == "abort"
 
 
+DEEP = '{"code": "1", "x": ' + "[" * 3000 + "]" * 3000 + "}"
+MISTAKES = ("{not json", '{"code": NaN}', '{"code": "1", "x": -Infinity}', '{"code": "1", "x": 1e999}', DEEP)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_arguments_that_are_no_json_reach_the_model_as_a_mistake(server: ChatServer, dialect: str) -> None:
-    server.arguments = "{not json"
+@pytest.mark.parametrize("arguments", MISTAKES, ids=lambda arguments: arguments[:30])
+def test_arguments_that_cannot_be_read_reach_the_model_as_a_mistake(
+    server: ChatServer, dialect: str, arguments: str
+) -> None:
+    server.arguments = arguments
+    env = environment(dialect, max_context_tokens=20_000, max_turn_tokens=8000)
+    (trajectory,) = play(ListSource(name="x", problems=PROBLEMS[:1]), connect(server, dialect), env=env, num_episodes=1)
+    assert trajectory.record.calls[0].status.invalid
+    assert trajectory.scored and Trajectory.from_json(trajectory.to_json()).record == trajectory.record
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_half_a_surrogate_pair_in_arguments_is_replaced(server: ChatServer, dialect: str) -> None:
+    server.arguments = r'{"code": "print(ascii(\"\ud800\"))"}'
     env = environment(dialect)
     (trajectory,) = play(ListSource(name="x", problems=PROBLEMS[:1]), connect(server, dialect), env=env, num_episodes=1)
-    assert trajectory.record.calls[0].status is not ToolStatus.OK
+    (called,) = trajectory.record.calls
+    assert (called.status, called.code, called.text.strip()) == (ToolStatus.OK, 'print(ascii("\ufffd"))', r"'\ufffd'")
+    trajectory.to_json().encode()
+
+
+@pytest.mark.parametrize("value", ["1e999", "NaN", "[" * 100 + "]" * 100])
+def test_a_call_that_is_text_is_read_with_the_same_care(value: str) -> None:
+    bad = f'<tool_call>\n{{"name": "code_interpreter", "arguments": {{"code": "1", "x": {value}}}}}\n</tool_call>'
+    agent = ScriptedAgent(lambda _, turn: bad if turn == 0 else r"So \boxed{60}.", TOKENIZER)
+    env = environment("hermes")
+    (trajectory,) = play(ListSource(name="x", problems=PROBLEMS[:1]), agent, env=env, num_episodes=1)
+    assert [call.status for call in trajectory.record.calls] == [ToolStatus.MALFORMED]
+    assert trajectory.record.correct and Trajectory.from_json(trajectory.to_json()).record == trajectory.record
 
 
 def test_calls_that_a_dialect_cannot_write_do_not_end_the_run() -> None:

@@ -62,6 +62,17 @@ def test_turns_in_the_words_of_the_dialect(problem: Path, tmp_path: Path, dialec
     assert f"calls: {2 if own else 1} ok" in done.stdout
 
 
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_input_that_is_no_text(problem: Path, tmp_path: Path, locale: str) -> None:
+    typed = b":wh\xff\n:code print(ascii('\xe9'))\n:answer 42\xe9\n"
+    command = [*COMMAND, str(problem), "index=0", "out=kept"]
+    env = {**os.environ, "LC_ALL": locale}
+    done = subprocess.run(command, input=typed, capture_output=True, check=False, cwd=tmp_path, env=env)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    (kept,) = read_trajectories(tmp_path / "kept" / "trajectories.jsonl")
+    assert kept.record.calls[0].text.strip() == r"'\ufffd'" and kept.record.turns[-1] == "\\boxed{42\ufffd}"
+
+
 @pytest.mark.parametrize("typed", ["", ":quit\n", ":code\nprint(1)\n", ":code 1\n:q\n"])
 def test_leaving_in_the_middle(problem: Path, tmp_path: Path, typed: str) -> None:
     done = piped(str(problem), "index=0", "out=kept", typed=typed, cwd=tmp_path)

@@ -17,7 +17,7 @@ from retool_env.cli import main
 from retool_env.errors import UsageError
 from retool_env.sweeps import Attempt, CellRecord, SweepRecord, read_cells, read_sweep
 from retool_env.sweeps.cells import locked, write_record
-from retool_env.sweeps.plan import claim, folder_of, quoted
+from retool_env.sweeps.plan import claim, folder_of
 from tests.sweep_tools import by_label, processes_of, retool, wait_for
 
 ORACLE = ["eval", "-m", "agent=oracle", "problems.split=heldout"]
@@ -43,11 +43,6 @@ def test_a_folder_can_be_written_on_the_command_line_as_it_is(cell: dict[str, st
     assert "/" not in name and name not in (".", "..") and len(name) < 255
     parsed = OverridesParser.create().parse_override(f"agent.path=runs/{name}/checkpoints/final")
     assert not parsed.is_sweep_override() and parsed.value() == f"runs/{name}/checkpoints/final"
-
-
-@given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="$")))
-def test_a_quoted_value_comes_back(value: str) -> None:
-    assert OverridesParser.create().parse_override(f"out={quoted(value)}").value() == value
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,10 @@ import httpx
 
 from retool_env.errors import UsageError
 from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, Session, check_relative
-from retool_env.sandbox.fusion.courier import Courier, DroppedError
+from retool_env.sandbox.fusion.courier import Courier, DroppedError, retry_after
 from retool_env.sandbox.fusion.terms import Order, from_foreign, from_own
 from retool_env.sandbox.fusion.wire import OWN_HEADER, RunCodeResponse
+from retool_env.urls import check_url, mask_url
 
 __all__ = ["DEFAULT_URL", "FusionSandbox"]
 
@@ -76,7 +77,9 @@ class FusionSandbox:
         deadline_seconds: float | None = None,
         plain: bool = False,
     ) -> None:
-        self.url = _clean_url(url or os.environ.get(_URL_VARIABLE) or DEFAULT_URL)
+        url = url or os.environ.get(_URL_VARIABLE) or DEFAULT_URL
+        self._address = check_url(url, what="sandbox URL", example="http://host:8080", suffix="/run_code")
+        self.url = mask_url(self._address)
         self._token = token or os.environ.get(_TOKEN_VARIABLE)
         if max_connections < 1 or max_attempts < 1:
             raise UsageError(f"max_connections={max_connections}, max_attempts={max_attempts}: must be at least 1")
@@ -161,7 +164,7 @@ class FusionSandbox:
         if answer.status_code == 429 or answer.status_code >= 500:
             fault: Fault = "busy" if answer.status_code == 429 else "lost"
             message = f"the server answered with status {answer.status_code}"
-            return _Failure(fault=fault, message=message, pause=_retry_after(answer))
+            return _Failure(fault=fault, message=message, pause=retry_after(answer))
         if answer.status_code in (400, 401, 403, 404, 405, 413, 422):
             raise UsageError(_refusal(self.url, answer))
         try:
@@ -199,7 +202,10 @@ class FusionSandbox:
                 if self._token:
                     headers["authorization"] = f"Bearer {self._token}"
                 self._courier = Courier(
-                    self.url, headers=headers, max_connections=self._max_connections, connect_seconds=_CONNECT_SECONDS
+                    self._address,
+                    headers=headers,
+                    max_connections=self._max_connections,
+                    connect_seconds=_CONNECT_SECONDS,
                 )
                 weakref.finalize(self, self._courier.close)
             return self._courier
@@ -235,24 +241,8 @@ class FusionSandbox:
         )
 
 
-def _clean_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url.rstrip("/").removesuffix("/run_code"))
-    except httpx.InvalidURL as error:
-        raise UsageError(f"sandbox URL {url!r}: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"sandbox URL {url!r}: must look like http://host:8080")
-    return str(parsed).rstrip("/")
-
-
 def _sandbox_error(fault: Fault, message: str) -> RunResult:
     return RunResult(status=RunStatus.SANDBOX_ERROR, fault=fault, stderr=message)
-
-
-def _retry_after(answer: httpx.Response) -> float:
-    """Seconds that the server asks to wait; its other form, a date, is not understood."""
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0
 
 
 def _refusal(url: str, answer: httpx.Response) -> str:

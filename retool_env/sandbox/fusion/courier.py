@@ -2,8 +2,9 @@
 
 A :class:`Courier` keeps a stack of connections, each with an HTTP client of its own, so that it is known which
 connection carries which request. To drop a request is to shut its connection down: the waiting thread wakes at once,
-and a server that cares ends the run. Proxies named in the environment are not used, because the programs of a training
-run should not go through them.
+and a server that cares ends the run. The time of a request is the time of all of it: the client's own limit is for each
+read, which a server that sends a space now and then never reaches. Proxies named in the environment are not used,
+because the programs of a training run should not go through them.
 
 Left out: what to ask and whether to ask again (``fusion``). A request that is dropped while its connection is being
 made ends when that is done or given up.
@@ -12,6 +13,7 @@ made ends when that is done or given up.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -23,7 +25,7 @@ import httpx
 
 from retool_env.sandbox.base import Cancel
 
-__all__ = ["Courier", "DroppedError"]
+__all__ = ["Courier", "DroppedError", "retry_after"]
 
 
 class DroppedError(Exception):
@@ -64,14 +66,16 @@ class _Line:
         self.client = client
         self._connect_seconds = connect_seconds
         self._stream: Any = None
+        self._deadline = 0.0
 
     def send(self, errand: _Errand, method: str, path: str, content: bytes, deadline: float) -> httpx.Response:
         def watch(event: str, info: Mapping[str, Any]) -> None:
             if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-                self._stream = info["return_value"]
+                self._hold(info["return_value"])
                 errand.check()
 
         errand.take(self)
+        self._deadline = deadline
         try:
             errand.check()
             left = max(deadline - time.monotonic(), 0.001)
@@ -87,6 +91,20 @@ class _Line:
         finally:
             errand.take(None)
 
+    def _hold(self, stream: Any) -> None:
+        """Keep the connection, and let none of its reads go beyond the deadline of the request."""
+        read = stream.read
+
+        def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            received: bytes = read(max_bytes, left if timeout is None else min(left, timeout))
+            return received
+
+        stream.read = read_in_time
+        self._stream = stream
+
     def cut(self) -> None:
         """Shut the connection down under whoever reads from it."""
         if self._stream is not None:
@@ -99,7 +117,7 @@ class Courier:
     """Sends requests to one server. Thread-safe; belongs to the process that made it.
 
     Args:
-        url: of the server, without a path.
+        url: of the server; requests have the rest of the path. A user and password in it are sent.
         headers: of every request.
         max_connections: further requests wait for one that is free.
         connect_seconds: until a server that does not answer at all is given up.
@@ -107,7 +125,9 @@ class Courier:
 
     def __init__(self, url: str, *, headers: Mapping[str, str], max_connections: int, connect_seconds: float) -> None:
         self.owner = os.getpid()
-        self._url = url
+        address = httpx.URL(url)
+        self._url = address.copy_with(userinfo=b"")  # or the client would log the password
+        self._auth = (address.username, address.password) if address.userinfo else None
         self._headers = dict(headers)
         self._connect_seconds = connect_seconds
         # Made once: reading the certificates (SSL_CERT_FILE, or the usual ones) takes longer than a request.
@@ -125,7 +145,7 @@ class Courier:
 
         Raises:
             httpx.RequestError: no answer, or one that is no HTTP.
-            TimeoutError: no connection was free, or nothing came from the server, for ``seconds``.
+            TimeoutError: no connection was free, or the answer not complete, within ``seconds``.
             DroppedError: cancelled or closed.
         """
         deadline = time.monotonic() + seconds
@@ -162,7 +182,12 @@ class Courier:
     def _new_line(self) -> _Line:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         client = httpx.Client(
-            base_url=self._url, headers=self._headers, verify=self._verify, limits=limits, trust_env=False
+            base_url=self._url,
+            auth=self._auth,
+            headers=self._headers,
+            verify=self._verify,
+            limits=limits,
+            trust_env=False,
         )
         return _Line(client, self._connect_seconds)
 
@@ -187,3 +212,12 @@ class Courier:
             errand.drop()
         for line in idle:
             line.client.close()
+
+
+def retry_after(answer: httpx.Response) -> float:
+    """Seconds that the server asks to wait; its other form, a date, is not understood."""
+    try:
+        seconds = float(answer.headers.get("retry-after", ""))
+    except ValueError:
+        return 0.0
+    return seconds if 0 <= seconds < math.inf else 0.0
