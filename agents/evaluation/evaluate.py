@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.evaluation.folder import EvalFolder, Played, is_evaluation, read_run
+from agents.evaluation.folder import EvalFolder, Played, RunFile, is_evaluation, read_run
 from agents.evaluation.identity import identify
 from agents.evaluation.lineage import training_differences
 from agents.evaluation.misses import write_misses
@@ -75,15 +75,21 @@ def _is_finished(config: EvalConfig, env: EnvConfig, source: ProblemSource) -> b
     if not is_evaluation(Path(config.out)):
         return False
     run = read_run(Path(config.out))
-    model = str(named) if (named := run.identity.agent.get("model")) else None
+    # What an endpoint calls its only model can be known from the folder alone; a model that was asked for counts more.
+    model = config.agent.model or _model_of(run)
     wanted = [identify(config, one, source, model=model) for one in (env, _in_bytes(env))]
     same = run.identity in wanted and run.config["ks"] == (None if config.ks is None else list(config.ks))
     return same and read_summary(Path(config.out)).complete
 
 
+def _model_of(run: RunFile) -> str | None:
+    return str(named) if (named := run.identity.agent.get("model")) else None
+
+
 def _tell_again(folder: Path) -> list[Summary]:
     console = make_console()
-    console.print(f"{folder} holds all episodes already", markup=False)
+    of = f" of the model {model!r}" if (model := _model_of(read_run(folder))) else ""
+    console.print(f"{folder} holds all episodes{of} already; nobody was asked, this is what is stored:", markup=False)
     console.print(markdown(read_summary(folder)), markup=False)
     return _summaries(Played.read(folder))
 

@@ -232,9 +232,7 @@ def test_an_agent_whose_code_has_changed_is_another_one(tmp_path: Path) -> None:
         evaluate_agent(settings)
 
 
-def test_a_finished_run_is_told_again_without_its_agent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_is_told_again_without_its_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with chat_server() as server:
         overrides = ["agent=openai", f"agent.url={server.url}", "agent.model=m", *SUMS, "problems.size=3"]
         evaluate_agent(config(tmp_path, *overrides))
@@ -242,10 +240,20 @@ def test_a_finished_run_is_told_again_without_its_agent(
     first = capsys.readouterr().out
     assert evaluate_agent(config(tmp_path, *overrides))[0].accuracy.num == 3  # nothing answers there any more
     again = capsys.readouterr().out
-    assert num_asked > 0 and "holds all episodes already" in again
+    assert num_asked > 0 and "holds all episodes of the model 'm' already; nobody was asked" in again
     assert first.split("## ")[1] == again.split("## ")[1]
+    unnamed = [override for override in overrides if override != "agent.model=m"]
+    evaluate_agent(config(tmp_path, *unnamed))  # it cannot be known what the endpoint has by now
+    assert "of the model 'm' already; nobody was asked" in capsys.readouterr().out
     assert len(read_run(tmp_path / "run").launches) == 1
-    monkeypatch.setattr("agents.evaluation.folder.SCHEMA", 1)
+
+
+def test_another_model_is_no_finished_run(tmp_path: Path) -> None:
+    with chat_server() as server:
+        overrides = ["agent=openai", f"agent.url={server.url}", *SUMS, "problems.size=3"]
+        evaluate_agent(config(tmp_path, *overrides, "agent.model=m"))
+        with pytest.raises(UsageError, match=r'agent.model: "m", now "n"'):
+            evaluate_agent(config(tmp_path, *overrides, "agent.model=n"))
 
 
 def test_a_process_at_a_time(tmp_path: Path) -> None:
