@@ -9,7 +9,6 @@ What is left out: correcting for many comparisons, and runs over problems that m
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -21,13 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.console import make_console
-from agents.evaluation.folder import FAILURES, is_evaluation, read_run
+from agents.evaluation.folder import is_evaluation, read_run
 from agents.evaluation.identity import MEASURE, differences
+from agents.evaluation.played import read_episodes
 from agents.evaluation.rescore import rescore
-from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs, run_file
+from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs
 from retool_env.errors import UsageError
 from retool_env.terminal import Parser, shorten
-from retool_env.trajectory import read_trajectories
 
 __all__ = ["compare_runs", "main", "read_samples"]
 
@@ -102,8 +101,7 @@ def read_samples(run: Path, *, regrade: bool = False) -> list[Sample]:
     Raises:
         UsageError: the file is missing or broken.
     """
-    files = [run / FAILURES] if (run / FAILURES).is_file() else []
-    trajectories = itertools.chain.from_iterable(map(read_trajectories, [*files, run_file(run)]))
+    trajectories = read_episodes(run)
     if not regrade:
         return latest(Sample.of(trajectory) for trajectory in trajectories)
     kept = list(trajectories)

@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.evaluation.folder import EvalFolder, Played, RunFile, is_evaluation, read_run
+from agents.evaluation.folder import EvalFolder, RunFile, is_evaluation, read_run
 from agents.evaluation.identity import identify
 from agents.evaluation.lineage import training_differences
 from agents.evaluation.misses import write_misses
+from agents.evaluation.played import Played
 from agents.evaluation.summary import EvalSummary, read_summary, write_summary
 from agents.evaluation.text import markdown
 from agents.factories import BYTES_PER_TOKEN
@@ -143,10 +144,10 @@ def _play_missing(
             guard = _Guard(config.max_failed_share if attempt == 0 else 1.0)
 
             def keep(finished: list[Trajectory], guard: _Guard = guard) -> None:
-                folder.keep(finished)
+                kept = folder.keep(finished)
                 num, num_wrong = len(folder.played.samples), len(folder.played.misses)
                 progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
-                guard.check(finished)
+                guard.check(kept)
 
             play(
                 source,

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.evaluation.folder import Played, is_evaluation
+from agents.evaluation.folder import is_evaluation
 from agents.evaluation.identity import MEASURE, differences
+from agents.evaluation.played import Played
 from agents.evaluation.summary import EvalSummary, read_summary
 from agents.evaluation.text import budgets_of, estimate_text, number_text, policy_of, table
 from agents.stats import Estimate, Statistics, statistics

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from agents.evaluation.folder import TRAJECTORIES, Played, RunFile, read_run
+from agents.evaluation.folder import RunFile, read_run
 from agents.evaluation.misses import count_misses
+from agents.evaluation.played import TRAJECTORIES, Played
 from agents.stats import Sample, Statistics, statistics, verl_metrics
 from retool_env.errors import UsageError
 from retool_env.files import atomic

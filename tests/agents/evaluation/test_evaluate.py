@@ -13,8 +13,9 @@ import pytest
 from agents.base import Generation, Request
 from agents.config import EvalConfig
 from agents.evaluation.evaluate import evaluate_agent
-from agents.evaluation.folder import Played, read_run
+from agents.evaluation.folder import read_run
 from agents.evaluation.misses import miss_cause
+from agents.evaluation.played import Played
 from agents.evaluation.summary import EvalSummary, read_summary
 from agents.evaluation.text import markdown
 from agents.run_folder import RunFolder, read_metrics, stored_config
