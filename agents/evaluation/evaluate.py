@@ -2,13 +2,14 @@
 
 Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what the folder
 does not hold yet (:mod:`agents.evaluation.folder`). An episode that infrastructure ended is played again, ``attempts``
-times in all, and never scored; when too many end so, the run stops, because an accuracy over what is left would look
-normal.
+times in all, and never scored; when too many end so, the run stops, or ends as failed, because an accuracy over what is
+left would look normal.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -27,18 +28,19 @@ from agents.evaluation.summary import EvalSummary, read_summary, write_summary
 from agents.evaluation.text import markdown
 from agents.factories import BYTES_PER_TOKEN
 from agents.registry import AgentSetup, make_agent
-from agents.rollout import play
+from agents.rollout import play_rounds
 from agents.stats import Summary, summarise_samples
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts, check_sandbox
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import ProblemSource
+from retool_env.outcome import Outcome
 from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory
 
 __all__ = ["evaluate_agent"]
 
-_FEW = 20  # finished episodes before a share of failures means anything
+_FEW = 20  # finished episodes before a share of failures says anything about those to come
 _log = logging.getLogger(__name__)
 
 
@@ -143,26 +145,33 @@ def _play_missing(
             # Those that failed a moment ago may well fail again, which says nothing new about the whole.
             guard = _Guard(config.max_failed_share if attempt == 0 else 1.0)
 
-            def keep(finished: list[Trajectory], guard: _Guard = guard) -> None:
-                kept = folder.keep(finished)
-                num, num_wrong = len(folder.played.samples), len(folder.played.misses)
-                progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
-                guard.check(kept)
-
-            play(
-                source,
-                agent,
-                env=config.env,
-                num_episodes=total,
-                seed=config.seed,
-                group_size=config.samples,
-                num_slots=config.num_slots,
-                sampling=config.sampling,
-                skip=set(range(total)).difference(missing),
-                on_round=keep,
-            )
+            with closing(_rounds(config, source, agent, missing, total)) as rounds:
+                for finished in rounds:
+                    kept = folder.keep(finished)
+                    num, num_wrong = len(folder.played.samples), len(folder.played.misses)
+                    progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
+                    guard.check(kept)
             if not (missing := sorted(folder.played.failed)):
                 return
+    if failed := list(folder.played.failed.values()):
+        sample, miss = failed[-1]
+        _check_share(len(failed), total, _why(sample.outcome, miss.reason), config.max_failed_share)
+
+
+def _rounds(
+    config: EvalConfig, source: ProblemSource, agent: Agent, missing: Sequence[int], total: int
+) -> Generator[list[Trajectory]]:
+    return play_rounds(
+        source,
+        agent,
+        env=config.env,
+        num_episodes=total,
+        seed=config.seed,
+        group_size=config.samples,
+        num_slots=config.num_slots,
+        sampling=config.sampling,
+        skip=set(range(total)).difference(missing),
+    )
 
 
 class _Guard:
@@ -175,10 +184,18 @@ class _Guard:
     def check(self, finished: list[Trajectory]) -> None:
         failures = [trajectory for trajectory in finished if trajectory.record.outcome.failed]
         self._finished, self._failed = self._finished + len(finished), self._failed + len(failures)
-        if failures and self._finished >= _FEW and self._failed > self._most * self._finished:
+        if failures and self._finished >= _FEW:
             last = failures[-1]
-            why = f"{last.record.outcome}: {last.failure}" if last.failure else str(last.record.outcome)
-            raise InfrastructureError(
-                f"{self._failed} of {self._finished} episodes failed ({why}), more than "
-                f"max_failed_share={self._most:g}; repair it, the same command goes on"
-            )
+            _check_share(self._failed, self._finished, _why(last.record.outcome, last.failure), self._most)
+
+
+def _check_share(num_failed: int, num: int, why: str, most: float) -> None:
+    if num_failed > most * num:
+        raise InfrastructureError(
+            f"{num_failed} of {num} episodes failed ({why}), more than max_failed_share={most:g}; repair it, the same "
+            "command goes on"
+        )
+
+
+def _why(outcome: Outcome, said: str) -> str:
+    return f"{outcome}: {said}" if said else str(outcome)

@@ -225,6 +225,17 @@ def test_too_many_failures_stop_the_run_and_what_was_finished_is_kept(tmp_path: 
     assert evaluate_agent(settings)[0].accuracy.num == 60
 
 
+def test_few_that_failed_are_no_success_either(tmp_path: Path) -> None:
+    """While it goes on nothing can be said of so few; at its end all is said."""
+    settings = flaky(tmp_path, "max_failed_share=0.3")
+    told = r"3 of 9 episodes failed \(engine_outage: no luck with \d\), more than max_failed_share=0.3"
+    with pytest.raises(InfrastructureError, match=told):
+        evaluate_agent(settings)
+    found = summary(tmp_path / "run")
+    assert (found["num_played"], found["num_failed"], found["num_failures"]) == (6, 3, 6)
+    assert evaluate_agent(settings.model_copy(update={"max_failed_share": 0.4}))[0].accuracy.num == 6
+
+
 def test_an_agent_whose_code_has_changed_is_another_one(tmp_path: Path) -> None:
     settings = flaky(tmp_path)
     evaluate_agent(settings)
