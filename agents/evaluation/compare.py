@@ -4,6 +4,7 @@ Contract: reads two run folders (or trajectory files) over the same problems and
 the answer; 2 when the problems differ, or the verifiers of two evaluations do, unless ``--regrade`` grades both anew.
 Other differences in what two evaluations were measured with (prompt, tools, budgets, sampling) are said in a warning:
 they may be what is to be compared.
+A run that is not over yet is compared by the problems that both have come to, and how many are missing is said.
 What is left out: correcting for many comparisons, and runs over problems that merely overlap.
 """
 
@@ -80,7 +81,8 @@ def compare_runs(first: Path, second: Path, *, regrade: bool = False) -> Paired:
         UsageError: a file is missing or broken, or the runs are over different problems, or, without ``regrade``, were
             graded by different verifiers.
     """
-    paired = pair_runs(read_samples(first, regrade=regrade), read_samples(second, regrade=regrade))
+    samples = (read_samples(run, regrade=regrade) for run in (first, second))
+    paired = pair_runs(*samples, num_problems=_num_problems(first, second))
     if any(found.startswith("problems.digest") for found in _differences(first, second, ["problems"])):
         raise UsageError(
             "the problems have the same ids and golds, and other questions; evaluate both on one data file"
@@ -122,6 +124,15 @@ def _differences(first: Path, second: Path, parts: Sequence[str]) -> list[str]:
     return differences(one, two, parts, form="{key}: {one} in A, {two} in B")
 
 
+def _num_problems(first: Path, second: Path) -> int | None:
+    """Of the data set that both evaluations are of, as far as their records say so."""
+    if not (is_evaluation(first) and is_evaluation(second)):
+        return None
+    one, two = (read_run(run).identity.problems for run in (first, second))
+    same = one["digest"] == two["digest"] and one["size"] == two["size"]
+    return one["size"] if same and isinstance(one["size"], int) else None
+
+
 def _as_json(found: Paired) -> dict[str, object]:
     values = asdict(found)
     values["interval"] = list(found.interval)
@@ -152,6 +163,9 @@ def _print(console: Console, found: Paired, limit: int) -> None:
     if found.left_out:
         named = shorten(", ".join(found.left_out), _MAX_CHARS)
         console.print(f"left out, no scored sample in one of the runs: {len(found.left_out)} ({named})", markup=False)
+    if any(found.unplayed):
+        a, b = found.unplayed
+        console.print(f"not played yet, and left out: {a} problems in A, {b} in B")
     _print_flipped(console, found.pairs, limit)
 
 

@@ -116,6 +116,21 @@ def read_code(run: str) -> str:
     return json.loads(run)["identity"]["verifier"]["code"]
 
 
+def test_compare_takes_what_both_have_of_a_run_that_was_killed(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = play(tmp_path / "killed")
+    path = killed / "trajectories.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:30]))
+    found = compare_runs(killed, runs[1])
+    assert (len(found.pairs), found.unplayed, found.left_out) == (15, (25, 0), ())
+    assert compare_runs(runs[1], killed).unplayed == (0, 25)
+    assert main([str(killed), str(runs[1])]) == 0
+    assert "not played yet, and left out: 25 problems in A, 0 in B" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="not over the same problems"):
+        compare_runs(path, runs[1])  # of a file alone nothing is known
+
+
 def test_compare_refuses_other_questions_under_the_same_ids(runs: list[Path], tmp_path: Path) -> None:
     other = play(tmp_path / "other")
     run = (other / "run.json").read_text()
