@@ -1,7 +1,8 @@
 """Several evaluations in one table: ``retool report`` of evaluation folders, and the end of a suite.
 
 Contract: one row for each run, with intervals. Runs that differ in nothing but the seed are pooled in a second table:
-their samples are more samples of the same problems, and the interval is over problems as ever. Budgets and sampling are
+their samples are more samples of the same problems, and the interval is over problems as ever. A seed counts once: a
+copy of a folder is no more samples, and is named. Budgets and sampling are
 listed once for each hash that occurs, with what differs between the hashes of one data set. Numbers come from
 ``summary.json``, or from the episodes where these are newer, so a run that was killed has a row too.
 Left out: which of two runs is better (``retool compare``).
@@ -92,15 +93,18 @@ def _numbers(found: EvalSummary, numbers: Statistics | None) -> list[str]:
 
 
 def _pooled(rows: Sequence[EvaluationRow]) -> str:
-    """Runs that are repetitions of each other, as one."""
-    groups: dict[str, list[EvaluationRow]] = {}
+    """Runs that are repetitions of each other, as one; of runs with one seed the first."""
+    groups: dict[str, dict[str, EvaluationRow]] = {}
+    copies = []
     for row in rows:
-        groups.setdefault(_all_but_the_seed(row.found), []).append(row)
-    several = [group for group in groups.values() if len(group) > 1]
-    if not several:
-        return ""
+        seeds, seed = groups.setdefault(_all_but_the_seed(row.found), {}), str(row.found.run.identity.run["seed"])
+        if first := seeds.get(seed):
+            copies.append(f"- {row.name} has the settings and the seed of {first.name}: no further samples, not pooled")
+        seeds.setdefault(seed, row)
+    several = [list(seeds.values()) for seeds in groups.values() if len(seeds) > 1]
     header = ("who", "seeds", "problems", "right [95 %]", *_AT_K, "tool", "cut off", "per solved")
-    return "Pooled over seeds:\n\n" + table(header, [_pooled_cells(group) for group in several])
+    pooled = ["Pooled over seeds:\n\n" + table(header, map(_pooled_cells, several))] if several else []
+    return "\n\n".join([*pooled, *(["\n".join(copies)] if copies else [])])
 
 
 def _pooled_cells(group: Sequence[EvaluationRow]) -> list[str]:

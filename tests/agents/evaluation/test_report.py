@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_row_for_each_run_and_one_for_runs_that_differ_in_their_seed(runs: lis
     ]
     widths = {len(line) for line in report.split("\n\n")[0].splitlines()}
     assert len(widths) == 1  # aligned, so that it can be read as it is
+
+
+def test_a_copy_is_no_further_sample(runs: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(runs[0], tmp_path / "copy")
+    two = report_evaluations([runs[0], copy])
+    assert "Pooled" not in two
+    said = next(line for line in two.splitlines() if line.startswith("- "))
+    assert "copy has the settings and the seed of " in said and said.endswith("no further samples, not pooled")
+    three = report_evaluations([*runs[:2], copy])
+    assert cells(three, "scripted") == cells(report_evaluations(runs[:2]), "scripted")
+    assert "copy has the settings and the seed of " in three
 
 
 def test_what_was_measured_differently_is_said(runs: list[Path]) -> None:
