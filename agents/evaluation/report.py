@@ -18,7 +18,7 @@ from pathlib import Path
 from agents.evaluation.folder import is_evaluation
 from agents.evaluation.identity import MEASURE, differences
 from agents.evaluation.played import Played
-from agents.evaluation.summary import EvalSummary, read_summary
+from agents.evaluation.summary import EvalSummary, read_summary, unit_of
 from agents.evaluation.text import budgets_of, estimate_text, number_text, policy_of, table
 from agents.stats import Estimate, Statistics, statistics
 from retool_env.errors import UsageError
@@ -72,10 +72,16 @@ def _runs(rows: Sequence[EvaluationRow]) -> str:
 def _run_cells(row: EvaluationRow) -> list[str]:
     found = row.found
     missing = found.run.num_episodes - found.num_played
-    return [row.name, policy_of(found), *_numbers(found, found.overall), str(missing or "-"), f"`{found.run.hash[:6]}`"]
+    return [
+        row.name,
+        policy_of(found),
+        *_numbers(found, found.overall, found.unit),
+        str(missing or "-"),
+        f"`{found.run.hash[:6]}`",
+    ]
 
 
-def _numbers(found: EvalSummary, numbers: Statistics | None) -> list[str]:
+def _numbers(found: EvalSummary, numbers: Statistics | None, unit: str) -> list[str]:
     problems = str(found.run.identity.problems["name"])
     if numbers is None:
         return [problems, *["-"] * 6]
@@ -88,7 +94,7 @@ def _numbers(found: EvalSummary, numbers: Statistics | None) -> list[str]:
         *at_k,
         _percent(numbers.tool_use),
         _percent(numbers.truncated),
-        f"{cost} {found.unit}" if cost != "-" else cost,
+        f"{cost} {unit}" if cost != "-" else cost,
     ]
 
 
@@ -111,7 +117,11 @@ def _pooled_cells(group: Sequence[EvaluationRow]) -> list[str]:
     first = group[0].found
     samples = [sample for row in group for sample in Played.read(row.folder).samples.values()]
     seeds = ", ".join(str(row.found.run.identity.run["seed"]) for row in group)
-    return [policy_of(first), seeds, *_numbers(first, statistics(samples) if samples else None)]
+    return [
+        policy_of(first),
+        seeds,
+        *_numbers(first, statistics(samples) if samples else None, unit_of(first.run, samples)),
+    ]
 
 
 def _all_but_the_seed(found: EvalSummary) -> str:

@@ -381,6 +381,24 @@ def test_endpoints_are_given_tokens_and_not_bytes(tmp_path: Path) -> None:
     assert all(np.array(t.num_counted) == 7 for t in read_trajectories(tmp_path / "run" / "trajectories.jsonl"))
 
 
+class Forgetful(Endpoint):
+    """Leaves the count out once."""
+
+    def act(self, request: Request) -> Generation:
+        counted = super().act(request)
+        return counted if len(self.budgets) != 3 else Generation.written([65, 66, 256])
+
+
+def test_tokens_and_bytes_are_never_in_one_mean(tmp_path: Path) -> None:
+    name = f"{Path(__file__)}:Forgetful"
+    total, *_ = evaluate_agent(config(tmp_path, f"agent.name={name}", *SUMS, "problems.size=6", "num_slots=1"))
+    found = read_summary(tmp_path / "run")
+    assert found.overall is not None
+    assert (found.unit, found.overall.tokens.low, found.overall.tokens.high) == ("bytes", 2.0, 3.0)
+    assert found.overall.tokens.mean == total.num_action_tokens == pytest.approx(13 / 6)
+    assert "| bytes: mean, for one solved " in markdown(found)
+
+
 def test_an_override_replaces_a_mapping_of_a_recipe() -> None:
     settings = compose("train", TrainConfig, ["experiment=tiny_strategic", "threads=1", "problems.families={add: 1}"])
     assert settings.problems.families == {"add": 1.0}
