@@ -12,9 +12,9 @@ trajectories in the same order wherever the agent's answers do not depend on who
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+import itertools
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
-from typing import Any
 
 from agents.base import Agent, BatchAgent, Generation, Sampling, act_many
 from agents.free_slots import FreeSlots
@@ -26,7 +26,7 @@ from retool_env.errors import EngineError
 from retool_env.feeder import Feeder, ProblemSource
 from retool_env.trajectory import Trajectory
 
-__all__ = ["Slots", "make_request", "play"]
+__all__ = ["Slots", "make_request", "play", "play_rounds"]
 
 
 class Slots:
@@ -113,15 +113,44 @@ def play(
     sampling: Sampling | None = None,
     skip: Collection[int] = (),
     first_session: int = 0,
-    on_round: Callable[[list[Trajectory]], Any] | None = None,
 ) -> list[Trajectory]:
-    """Play ``num_episodes`` episodes and return the new trajectories in ticket order.
+    """Play ``num_episodes`` episodes and return the new trajectories in ticket order; see :func:`play_rounds`."""
+    rounds = play_rounds(
+        source,
+        agent,
+        env=env,
+        num_episodes=num_episodes,
+        seed=seed,
+        group_size=group_size,
+        num_slots=num_slots,
+        sampling=sampling,
+        skip=skip,
+        first_session=first_session,
+    )
+    return sorted(itertools.chain.from_iterable(rounds), key=lambda trajectory: trajectory.ticket)
+
+
+def play_rounds(
+    source: ProblemSource,
+    agent: Agent,
+    *,
+    env: EnvConfig,
+    num_episodes: int,
+    seed: int = 0,
+    group_size: int = 1,
+    num_slots: int = 64,
+    sampling: Sampling | None = None,
+    skip: Collection[int] = (),
+    first_session: int = 0,
+) -> Generator[list[Trajectory]]:
+    """Play ``num_episodes`` episodes; yields trajectories as they are finished, and keeps none.
+
+    Close it where it is not read to its end (:func:`contextlib.closing`): slots may have threads.
 
     Args:
         num_slots: episodes in flight.
         skip: tickets that have been played already.
         first_session: of the engine's sessions; another one for episodes that run beside others in the same engine.
-        on_round: called in this thread with trajectories as they are finished (progress bars, files).
     """
     recorder = Recorder()
     batched = isinstance(agent, BatchAgent)
@@ -135,11 +164,6 @@ def play(
         on_end=recorder.finish,
     )
     num_slots = max(1, min(num_slots, num_episodes))
-    trajectories: list[Trajectory] = []
     make = functools.partial(Slots if batched else FreeSlots, feeder, recorder, agent, env=env, num_slots=num_slots)
     with closing(make(sampling=sampling or Sampling(), first_session=first_session)) as slots:
-        for finished in slots.run(0, num_episodes) if isinstance(slots, Slots) else slots.run():
-            trajectories += finished
-            if on_round is not None:
-                on_round(finished)
-    return sorted(trajectories, key=lambda trajectory: trajectory.ticket)
+        yield from slots.run(0, num_episodes) if isinstance(slots, Slots) else slots.run()

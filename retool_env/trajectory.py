@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ __all__ = ["Trajectory", "append_trajectories", "drop_torn_line", "read_trajecto
 
 SCHEMA = 1
 _BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,8 @@ def _reward_part(values: dict[str, Any]) -> RewardPart:
 def append_trajectories(path: Path, trajectories: Iterable[Trajectory]) -> None:
     """Append to a file, one line each, flushed to disk before returning."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    # Half a surrogate pair, which a model can write in a call's arguments, has no UTF-8; this is JSON's own spelling.
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(trajectory.to_json() + "\n" for trajectory in trajectories)
         file.flush()
         os.fsync(file.fileno())
@@ -176,8 +179,12 @@ def drop_torn_line(path: Path) -> None:
         file.truncate(0)
 
 
-def read_trajectories(path: Path) -> Iterator[Trajectory]:
+def read_trajectories(path: Path, *, skip_torn: bool = False) -> Iterator[Trajectory]:
     """Every complete line of a file, compressed if it is called ``.gz``; a last line torn by a kill is left out.
+
+    Args:
+        skip_torn: pass over a line before the last that is no JSON, with a warning, where its episode can be played
+            again.
 
     Raises:
         UsageError: the file is missing or damaged, or a line before the last is not a trajectory.
@@ -188,6 +195,9 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
         try:
             yield Trajectory.from_json(line)
         except (KeyError, TypeError, ValueError) as error:
+            if skip_torn and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+                _log.warning("%s:%d is torn and was left out", path, number)
+                continue
             raise UsageError(f"{path}:{number}: not a trajectory ({error}); delete the line to go on") from error
 
 

@@ -4,12 +4,12 @@ Contract: reads two run folders (or trajectory files) over the same problems and
 the answer; 2 when the problems differ, or the verifiers of two evaluations do, unless ``--regrade`` grades both anew.
 Other differences in what two evaluations were measured with (prompt, tools, budgets, sampling) are said in a warning:
 they may be what is to be compared.
+A run that is not over yet is compared by the problems that both have come to, and how many are missing is said.
 What is left out: correcting for many comparisons, and runs over problems that merely overlap.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.console import make_console
-from agents.evaluation.folder import FAILURES, is_evaluation, read_run
+from agents.evaluation.folder import is_evaluation, read_run
 from agents.evaluation.identity import MEASURE, differences
+from agents.evaluation.played import read_episodes
 from agents.evaluation.rescore import rescore
-from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs, run_file
+from agents.stats import Paired, ProblemPair, Sample, latest, pair_runs
 from retool_env.errors import UsageError
 from retool_env.terminal import Parser, shorten
-from retool_env.trajectory import read_trajectories
 
 __all__ = ["compare_runs", "main", "read_samples"]
 
@@ -81,7 +81,8 @@ def compare_runs(first: Path, second: Path, *, regrade: bool = False) -> Paired:
         UsageError: a file is missing or broken, or the runs are over different problems, or, without ``regrade``, were
             graded by different verifiers.
     """
-    paired = pair_runs(read_samples(first, regrade=regrade), read_samples(second, regrade=regrade))
+    samples = (read_samples(run, regrade=regrade) for run in (first, second))
+    paired = pair_runs(*samples, num_problems=_num_problems(first, second))
     if any(found.startswith("problems.digest") for found in _differences(first, second, ["problems"])):
         raise UsageError(
             "the problems have the same ids and golds, and other questions; evaluate both on one data file"
@@ -102,8 +103,7 @@ def read_samples(run: Path, *, regrade: bool = False) -> list[Sample]:
     Raises:
         UsageError: the file is missing or broken.
     """
-    files = [run / FAILURES] if (run / FAILURES).is_file() else []
-    trajectories = itertools.chain.from_iterable(map(read_trajectories, [*files, run_file(run)]))
+    trajectories = read_episodes(run)
     if not regrade:
         return latest(Sample.of(trajectory) for trajectory in trajectories)
     kept = list(trajectories)
@@ -122,6 +122,15 @@ def _differences(first: Path, second: Path, parts: Sequence[str]) -> list[str]:
         return []
     one, two = read_run(first).identity, read_run(second).identity
     return differences(one, two, parts, form="{key}: {one} in A, {two} in B")
+
+
+def _num_problems(first: Path, second: Path) -> int | None:
+    """Of the data set that both evaluations are of, as far as their records say so."""
+    if not (is_evaluation(first) and is_evaluation(second)):
+        return None
+    one, two = (read_run(run).identity.problems for run in (first, second))
+    same = one["digest"] == two["digest"] and one["size"] == two["size"]
+    return one["size"] if same and isinstance(one["size"], int) else None
 
 
 def _as_json(found: Paired) -> dict[str, object]:
@@ -154,6 +163,9 @@ def _print(console: Console, found: Paired, limit: int) -> None:
     if found.left_out:
         named = shorten(", ".join(found.left_out), _MAX_CHARS)
         console.print(f"left out, no scored sample in one of the runs: {len(found.left_out)} ({named})", markup=False)
+    if any(found.unplayed):
+        a, b = found.unplayed
+        console.print(f"not played yet, and left out: {a} problems in A, {b} in B")
     _print_flipped(console, found.pairs, limit)
 
 

@@ -2,13 +2,14 @@
 
 Episodes are appended as they finish, so a run that was stopped goes on where it was: what is played is what the folder
 does not hold yet (:mod:`agents.evaluation.folder`). An episode that infrastructure ended is played again, ``attempts``
-times in all, and never scored; when too many end so, the run stops, because an accuracy over what is left would look
-normal.
+times in all, and never scored; when too many end so, the run stops, or ends as failed, because an accuracy over what is
+left would look normal.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -18,26 +19,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.base import Agent
 from agents.config import EvalConfig
 from agents.console import make_console
-from agents.evaluation.folder import EvalFolder, Played, is_evaluation, read_run
+from agents.evaluation.folder import EvalFolder, RunFile, is_evaluation, read_run
 from agents.evaluation.identity import identify
 from agents.evaluation.lineage import training_differences
 from agents.evaluation.misses import write_misses
+from agents.evaluation.played import Played
 from agents.evaluation.summary import EvalSummary, read_summary, write_summary
 from agents.evaluation.text import markdown
 from agents.factories import BYTES_PER_TOKEN
 from agents.registry import AgentSetup, make_agent
-from agents.rollout import play
+from agents.rollout import play_rounds
 from agents.stats import Summary, summarise_samples
 from retool_env.config import EnvConfig
 from retool_env.envs.check import check_prompts, check_sandbox
 from retool_env.errors import InfrastructureError, UsageError
 from retool_env.feeder import ProblemSource
+from retool_env.outcome import Outcome
 from retool_env.sources import open_source
 from retool_env.trajectory import Trajectory
 
 __all__ = ["evaluate_agent"]
 
-_FEW = 20  # finished episodes before a share of failures means anything
+_FEW = 20  # finished episodes before a share of failures says anything about those to come
 _log = logging.getLogger(__name__)
 
 
@@ -75,15 +78,21 @@ def _is_finished(config: EvalConfig, env: EnvConfig, source: ProblemSource) -> b
     if not is_evaluation(Path(config.out)):
         return False
     run = read_run(Path(config.out))
-    model = str(named) if (named := run.identity.agent.get("model")) else None
+    # What an endpoint calls its only model can be known from the folder alone; a model that was asked for counts more.
+    model = config.agent.model or _model_of(run)
     wanted = [identify(config, one, source, model=model) for one in (env, _in_bytes(env))]
     same = run.identity in wanted and run.config["ks"] == (None if config.ks is None else list(config.ks))
     return same and read_summary(Path(config.out)).complete
 
 
+def _model_of(run: RunFile) -> str | None:
+    return str(named) if (named := run.identity.agent.get("model")) else None
+
+
 def _tell_again(folder: Path) -> list[Summary]:
     console = make_console()
-    console.print(f"{folder} holds all episodes already", markup=False)
+    of = f" of the model {model!r}" if (model := _model_of(read_run(folder))) else ""
+    console.print(f"{folder} holds all episodes{of} already; nobody was asked, this is what is stored:", markup=False)
     console.print(markdown(read_summary(folder)), markup=False)
     return _summaries(Played.read(folder))
 
@@ -136,26 +145,33 @@ def _play_missing(
             # Those that failed a moment ago may well fail again, which says nothing new about the whole.
             guard = _Guard(config.max_failed_share if attempt == 0 else 1.0)
 
-            def keep(finished: list[Trajectory], guard: _Guard = guard) -> None:
-                folder.keep(finished)
-                num, num_wrong = len(folder.played.samples), len(folder.played.misses)
-                progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
-                guard.check(finished)
-
-            play(
-                source,
-                agent,
-                env=config.env,
-                num_episodes=total,
-                seed=config.seed,
-                group_size=config.samples,
-                num_slots=config.num_slots,
-                sampling=config.sampling,
-                skip=set(range(total)).difference(missing),
-                on_round=keep,
-            )
+            with closing(_rounds(config, source, agent, missing, total)) as rounds:
+                for finished in rounds:
+                    kept = folder.keep(finished)
+                    num, num_wrong = len(folder.played.samples), len(folder.played.misses)
+                    progress.update(bar, completed=num, right=f"{1 - num_wrong / max(num, 1):.1%} right")
+                    guard.check(kept)
             if not (missing := sorted(folder.played.failed)):
                 return
+    if failed := list(folder.played.failed.values()):
+        sample, miss = failed[-1]
+        _check_share(len(failed), total, _why(sample.outcome, miss.reason), config.max_failed_share)
+
+
+def _rounds(
+    config: EvalConfig, source: ProblemSource, agent: Agent, missing: Sequence[int], total: int
+) -> Generator[list[Trajectory]]:
+    return play_rounds(
+        source,
+        agent,
+        env=config.env,
+        num_episodes=total,
+        seed=config.seed,
+        group_size=config.samples,
+        num_slots=config.num_slots,
+        sampling=config.sampling,
+        skip=set(range(total)).difference(missing),
+    )
 
 
 class _Guard:
@@ -168,10 +184,18 @@ class _Guard:
     def check(self, finished: list[Trajectory]) -> None:
         failures = [trajectory for trajectory in finished if trajectory.record.outcome.failed]
         self._finished, self._failed = self._finished + len(finished), self._failed + len(failures)
-        if failures and self._finished >= _FEW and self._failed > self._most * self._finished:
+        if failures and self._finished >= _FEW:
             last = failures[-1]
-            why = f"{last.record.outcome}: {last.failure}" if last.failure else str(last.record.outcome)
-            raise InfrastructureError(
-                f"{self._failed} of {self._finished} episodes failed ({why}), more than "
-                f"max_failed_share={self._most:g}; repair it, the same command goes on"
-            )
+            _check_share(self._failed, self._finished, _why(last.record.outcome, last.failure), self._most)
+
+
+def _check_share(num_failed: int, num: int, why: str, most: float) -> None:
+    if num_failed > most * num:
+        raise InfrastructureError(
+            f"{num_failed} of {num} episodes failed ({why}), more than max_failed_share={most:g}; repair it, the same "
+            "command goes on"
+        )
+
+
+def _why(outcome: Outcome, said: str) -> str:
+    return f"{outcome}: {said}" if said else str(outcome)

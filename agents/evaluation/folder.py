@@ -10,8 +10,8 @@ misses.md            every wrong answer with its cause
 
 Contract: an episode goes to exactly one of three places: success to ``trajectories.jsonl``, failure of infrastructure
 to ``failures.jsonl``, and a kill nowhere. So what is left to play is a difference of sets, after any kill, and a line
-torn by one is dropped. Lines are handed to the kernel one by one, which a killed process cannot undo; they are forced
-to the disk when the folder is closed. One process at a time writes in a folder.
+torn by one is dropped. An episode is noted once it is written (:mod:`agents.evaluation.lines`), so the numbers never
+tell of more than the files hold. One that JSON has no words for is a failure. One process at a time writes in a folder.
 Left out: numbers; and what a power failure leaves.
 """
 
@@ -23,7 +23,6 @@ import os
 import platform
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,15 +35,15 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 import retool_env
 from agents.config import EvalConfig
 from agents.evaluation.identity import Identity, differences
-from agents.evaluation.misses import Miss
-from agents.stats import Sample
+from agents.evaluation.lines import Lines, as_line
+from agents.evaluation.played import FAILURES, TRAJECTORIES, Played
 from retool_env.errors import UsageError
 from retool_env.files import atomic
-from retool_env.trajectory import Trajectory, drop_torn_line, read_trajectories
+from retool_env.trajectory import Trajectory
 
-__all__ = ["EvalFolder", "Launch", "Played", "RunFile", "is_evaluation", "read_run"]
+__all__ = ["EvalFolder", "Launch", "RunFile", "is_evaluation", "read_run"]
 
-RUN, TRAJECTORIES, FAILURES = "run.json", "trajectories.jsonl", "failures.jsonl"
+RUN: Final = "run.json"
 SCHEMA: Final = 1
 _LIBRARIES: Final = ("torch", "transformers", "math-verify", "sympy", "numpy", "gymnasium")
 
@@ -83,52 +82,6 @@ class RunFile(BaseModel):
     launches: tuple[Launch, ...] = ()
 
 
-class Played:
-    """What is known about the episodes of an evaluation, without their tokens.
-
-    Attributes:
-        samples: of every episode that counts, by ticket.
-        misses: the wrong ones among them.
-        failed: the last failure of every ticket that has no episode that counts.
-        attempts: how often each ticket has failed.
-    """
-
-    def __init__(self) -> None:
-        self.samples: dict[int, Sample] = {}
-        self.misses: dict[int, Miss] = {}
-        self.failed: dict[int, tuple[Sample, Miss]] = {}
-        self.attempts: Counter[int] = Counter()
-
-    @classmethod
-    def read(cls, folder: Path) -> Played:
-        """What the files say, but for a torn last line.
-
-        Raises:
-            UsageError: a line cannot be read, or an episode is there twice.
-        """
-        played = cls()
-        for name in (FAILURES, TRAJECTORIES):
-            for trajectory in read_trajectories(folder / name):
-                if trajectory.ticket in played.samples:
-                    raise UsageError(f"{folder / name}: episode {trajectory.ticket} is there twice; delete one line")
-                played.note(trajectory)
-        return played
-
-    def note(self, trajectory: Trajectory) -> None:
-        """One more episode."""
-        ticket, sample, miss = trajectory.ticket, Sample.of(trajectory), Miss.of(trajectory)
-        if sample.outcome.failed:
-            assert miss is not None, "a failure is no right answer"
-            self.attempts[ticket] += 1
-            self.failed[ticket] = (sample, miss)
-            return
-        assert ticket not in self.samples, f"ticket {ticket} was played twice"
-        self.failed.pop(ticket, None)
-        self.samples[ticket] = sample
-        if miss is not None:
-            self.misses[ticket] = miss
-
-
 class EvalFolder:
     """A folder that this process writes; a run that was begun in it goes on.
 
@@ -152,8 +105,6 @@ class EvalFolder:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
         self._check(identity)
         self._lock = self._take_lock()
-        self._trajectories = self._open(TRAJECTORIES)
-        self._failures = self._open(FAILURES)
         self.played = Played.read(self.path)
         self._began = time.monotonic()
         old = read_run(self.path).launches if (self.path / RUN).is_file() else ()
@@ -164,40 +115,45 @@ class EvalFolder:
             config=config.model_dump(mode="json"),
             launches=(*old, _launch(len(self.played.samples))),
         )
-        self._write_run()
+        self._write_run()  # before there are other files, which without it would be somebody else's
+        self._trajectories, self._failures = Lines(self.path / TRAJECTORIES), Lines(self.path / FAILURES)
 
     @property
     def run(self) -> RunFile:
         """What ``run.json`` says."""
         return self._run
 
-    def keep(self, trajectories: Iterable[Trajectory]) -> None:
-        """Append each to the file that it belongs in; what was handed over survives a kill."""
-        successes, failures = [], []
-        for trajectory in trajectories:
-            self.played.note(trajectory)
+    def keep(self, trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+        """Append each to the file that it belongs in; what was handed over survives a kill.
+
+        Returns:
+            them as they are kept.
+
+        Raises:
+            UsageError: one could not be written; it was not played, and those before it were.
+        """
+        kept = []
+        for finished in trajectories:
+            trajectory, line = as_line(finished)
             if trajectory.record.outcome.failed:
-                attempt = self.played.attempts[trajectory.ticket]
-                row = json.loads(trajectory.to_json()) | {"attempt": attempt, "time": _now()}
-                failures.append(json.dumps(row, ensure_ascii=False) + "\n")
+                row = {"attempt": self.played.attempts[trajectory.ticket] + 1, "time": _now()}
+                self._failures.append(json.dumps(json.loads(line) | row, ensure_ascii=False))
             else:
-                successes.append(trajectory.to_json() + "\n")
-        for file, lines in ((self._trajectories, successes), (self._failures, failures)):
-            if lines:
-                file.write("".join(lines).encode())
-                file.flush()
+                self._trajectories.append(line)
+            self.played.note(trajectory)
+            kept.append(trajectory)
+        return kept
 
     def close(self) -> None:
         """End this launch; idempotent."""
-        if self._trajectories.closed:
+        if self._lock.closed:
             return
         *before, last = self._run.launches
         ended = last.model_copy(update={"ended": _now(), "seconds": round(time.monotonic() - self._began, 3)})
         self._run = self._run.model_copy(update={"launches": (*before, ended)})
         self._write_run()
-        for file in (self._trajectories, self._failures):
-            os.fsync(file.fileno())
-            file.close()
+        self._trajectories.close()
+        self._failures.close()
         self._lock.close()
 
     def _check(self, identity: Identity) -> None:
@@ -208,7 +164,7 @@ class EvalFolder:
                     f"out={str(self.path)!r} holds a run with another configuration ({'; '.join(found)}); "
                     "give another out=..., or delete the folder"
                 )
-        elif other := next((name for name in ("config.yaml", TRAJECTORIES) if (self.path / name).exists()), ""):
+        elif other := next((name for name in ("config.yaml", TRAJECTORIES, FAILURES) if _holds(self.path / name)), ""):
             raise UsageError(
                 f"out={str(self.path)!r} holds a run that is no evaluation of this version ({other} without {RUN}); "
                 "give another out=..."
@@ -216,18 +172,19 @@ class EvalFolder:
 
     def _take_lock(self) -> IO[bytes]:
         """A file that is locked as long as this process lives, whatever becomes of its children."""
-        file = (self.path / ".lock").open("wb")
+        try:
+            file = (self.path / ".lock").open("wb")
+        except OSError as error:
+            raise UsageError(f"out={str(self.path)!r} cannot be written ({error.strerror})") from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, as the system likes
             file.close()
             raise UsageError(f"out={str(self.path)!r}: another process is writing there; wait for it") from error
+        except OSError as error:
+            file.close()
+            raise UsageError(f"out={str(self.path)!r} cannot be locked ({error.strerror})") from error
         return file
-
-    def _open(self, name: str) -> IO[bytes]:
-        """The file, for appending, without a torn line."""
-        drop_torn_line(self.path / name)
-        return (self.path / name).open("ab")
 
     def _write_run(self) -> None:
         with atomic(self.path / RUN) as temporary:
@@ -252,6 +209,11 @@ def read_run(folder: Path) -> RunFile:
         return RunFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UsageError(f"{path}: not the record of an evaluation ({error.errors()[0]['msg']})") from error
+
+
+def _holds(path: Path) -> bool:
+    """Something; an empty file may be all that an older version got to."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _launch(num_before: int) -> Launch:

@@ -6,7 +6,7 @@ must have its identity unchanged, agent, seed and number of samples included; wh
 which address a server answers and how many episodes are in flight is no part of it.
 
 A checkpoint is known by the names and sizes of its files and by pieces of their bytes, because reading all of a large
-one takes minutes; a user's own Python (an agent, tools) by its file. Verifiers by their source.
+one takes minutes; a user's own Python (an agent, tools, a verifier) by its file. Our verifiers by their source.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Identity(BaseModel):
         prompt: digests of what the policy reads before a question: as messages, and as ids.
         tools: their descriptions, and what limits their programs.
         budgets: of turns and tokens.
-        verifier: digest of its code, and the library beneath it.
+        verifier: its name, digests of its code and ours, and the library beneath it.
         sampling: how turns are sampled.
         agent: who answers.
         run: seed, samples of a problem, and the reward.
@@ -89,7 +89,7 @@ def identify(config: EvalConfig, env: EnvConfig, source: ProblemSource, *, model
         prompt=_prompt(env, specs),
         tools=_tools(env, specs),
         budgets=vars(env.episode_limits).copy(),
-        verifier=_verifier(),
+        verifier=_verifier(env.verifier),
         sampling=config.sampling.model_dump(mode="json"),
         agent=_agent(config.agent, model),
         run={
@@ -139,10 +139,11 @@ def _tools(env: EnvConfig, specs: Sequence[ToolSpec]) -> Part:
     return {**named, "sandbox": sandbox, **settings, **limits, **_own_code(*env.tools)}
 
 
-def _verifier() -> Part:
+def _verifier(name: str) -> Part:
+    """Our code in any case: a user's verifier is free to call it."""
     folder = Path(str(retool_env.verifier.__file__)).parent
     sources = [[path.name, path.read_text(encoding="utf-8")] for path in sorted(folder.glob("*.py"))]
-    return {"code": _digest(sources), "math_verify": version("math-verify")}
+    return {"name": name, "code": _digest(sources), "math_verify": version("math-verify"), **_own_code(name)}
 
 
 def _agent(config: AgentConfig, model: str | None) -> Part:

@@ -91,4 +91,4 @@ def write_misses(path: Path, misses: Sequence[Miss]) -> None:
         cells = [miss.problem, miss.cause, miss.gold, miss.answer, miss.reason, miss.statuses]
         lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     with atomic(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")

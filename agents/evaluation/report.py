@@ -1,7 +1,8 @@
 """Several evaluations in one table: ``retool report`` of evaluation folders, and the end of a suite.
 
 Contract: one row for each run, with intervals. Runs that differ in nothing but the seed are pooled in a second table:
-their samples are more samples of the same problems, and the interval is over problems as ever. Budgets and sampling are
+their samples are more samples of the same problems, and the interval is over problems as ever. A seed counts once: a
+copy of a folder is no more samples, and is named. Budgets and sampling are
 listed once for each hash that occurs, with what differs between the hashes of one data set. Numbers come from
 ``summary.json``, or from the episodes where these are newer, so a run that was killed has a row too.
 Left out: which of two runs is better (``retool compare``).
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.evaluation.folder import Played, is_evaluation
+from agents.evaluation.folder import is_evaluation
 from agents.evaluation.identity import MEASURE, differences
-from agents.evaluation.summary import EvalSummary, read_summary
+from agents.evaluation.played import Played
+from agents.evaluation.summary import EvalSummary, read_summary, unit_of
 from agents.evaluation.text import budgets_of, estimate_text, number_text, policy_of, table
 from agents.stats import Estimate, Statistics, statistics
 from retool_env.errors import UsageError
@@ -70,10 +72,16 @@ def _runs(rows: Sequence[EvaluationRow]) -> str:
 def _run_cells(row: EvaluationRow) -> list[str]:
     found = row.found
     missing = found.run.num_episodes - found.num_played
-    return [row.name, policy_of(found), *_numbers(found, found.overall), str(missing or "-"), f"`{found.run.hash[:6]}`"]
+    return [
+        row.name,
+        policy_of(found),
+        *_numbers(found, found.overall, found.unit),
+        str(missing or "-"),
+        f"`{found.run.hash[:6]}`",
+    ]
 
 
-def _numbers(found: EvalSummary, numbers: Statistics | None) -> list[str]:
+def _numbers(found: EvalSummary, numbers: Statistics | None, unit: str) -> list[str]:
     problems = str(found.run.identity.problems["name"])
     if numbers is None:
         return [problems, *["-"] * 6]
@@ -86,27 +94,34 @@ def _numbers(found: EvalSummary, numbers: Statistics | None) -> list[str]:
         *at_k,
         _percent(numbers.tool_use),
         _percent(numbers.truncated),
-        f"{cost} {found.unit}" if cost != "-" else cost,
+        f"{cost} {unit}" if cost != "-" else cost,
     ]
 
 
 def _pooled(rows: Sequence[EvaluationRow]) -> str:
-    """Runs that are repetitions of each other, as one."""
-    groups: dict[str, list[EvaluationRow]] = {}
+    """Runs that are repetitions of each other, as one; of runs with one seed the first."""
+    groups: dict[str, dict[str, EvaluationRow]] = {}
+    copies = []
     for row in rows:
-        groups.setdefault(_all_but_the_seed(row.found), []).append(row)
-    several = [group for group in groups.values() if len(group) > 1]
-    if not several:
-        return ""
+        seeds, seed = groups.setdefault(_all_but_the_seed(row.found), {}), str(row.found.run.identity.run["seed"])
+        if first := seeds.get(seed):
+            copies.append(f"- {row.name} has the settings and the seed of {first.name}: no further samples, not pooled")
+        seeds.setdefault(seed, row)
+    several = [list(seeds.values()) for seeds in groups.values() if len(seeds) > 1]
     header = ("who", "seeds", "problems", "right [95 %]", *_AT_K, "tool", "cut off", "per solved")
-    return "Pooled over seeds:\n\n" + table(header, [_pooled_cells(group) for group in several])
+    pooled = ["Pooled over seeds:\n\n" + table(header, map(_pooled_cells, several))] if several else []
+    return "\n\n".join([*pooled, *(["\n".join(copies)] if copies else [])])
 
 
 def _pooled_cells(group: Sequence[EvaluationRow]) -> list[str]:
     first = group[0].found
     samples = [sample for row in group for sample in Played.read(row.folder).samples.values()]
     seeds = ", ".join(str(row.found.run.identity.run["seed"]) for row in group)
-    return [policy_of(first), seeds, *_numbers(first, statistics(samples) if samples else None)]
+    return [
+        policy_of(first),
+        seeds,
+        *_numbers(first, statistics(samples) if samples else None, unit_of(first.run, samples)),
+    ]
 
 
 def _all_but_the_seed(found: EvalSummary) -> str:

@@ -1,22 +1,25 @@
 """``retool rescore RUN``: grade the answers of a stored run again, with several verifiers side by side.
 
 Purpose: see how much of an accuracy is the verifier's doing, and read every answer about which verifiers disagree.
-Contract: reads ``trajectories.jsonl`` of a run folder (or any trajectory file) and changes nothing. Graded is what the
-environment graded: the text of the last turn of an episode that neither a budget nor infrastructure ended.
-Exit code 0, also when verifiers disagree.
+Contract: reads a run folder (or any trajectory file) and changes nothing. Graded is what the environment graded: the
+text of the last turn of an episode that neither a budget nor infrastructure ended. The accuracy is that of an
+evaluation (:mod:`agents.stats`): a mean over problems, in which what a budget ended is wrong, whoever grades, and what
+infrastructure ended does not count. Exit code 0, also when verifiers disagree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
 
 from agents.console import make_console
+from agents.evaluation.played import read_episodes
+from agents.stats import Sample, run_file, summarise_samples
 from retool_env.terminal import Parser, shorten
-from retool_env.trajectory import Trajectory, read_trajectories
+from retool_env.trajectory import Trajectory
 from retool_env.verifier import Verdict, close, verify_batch
 from retool_env.verifier.others import VERIFIERS, load_verifier
 
@@ -54,14 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     names = list(dict.fromkeys(options.verifier or VERIFIERS))
     for name in names:
         load_verifier(name)
-    path = options.run / "trajectories.jsonl" if options.run.is_dir() else options.run
-    trajectories = list(read_trajectories(path))
+    trajectories = list(read_episodes(options.run))
     graded = rescore(trajectories, names)
     close()
     console = make_console()
-    console.print(f"{path}: {len(graded)} of {len(trajectories)} episodes were graded")
+    console.print(f"{run_file(options.run)}: {len(graded)} of {len(trajectories)} episodes were graded")
     if graded:
-        console.print(_summary(graded, names))
+        console.print(_summary(trajectories, graded, names))
         _print_disagreements(graded, options.show)
     return 0
 
@@ -93,13 +95,19 @@ def _parser() -> Parser:
     return parser
 
 
-def _summary(graded: Sequence[Graded], names: Sequence[str]) -> Table:
+def _summary(trajectories: Sequence[Trajectory], graded: Sequence[Graded], names: Sequence[str]) -> Table:
     table = Table("verifier", "right", "accuracy", "right, stored wrong", "wrong, stored right")
     for name in (STORED, *names):
         pairs = [(row.verdicts[name].correct, row.verdicts[STORED].correct) for row in graded]
         right, gained, lost = sum(new for new, _ in pairs), pairs.count((True, False)), pairs.count((False, True))
-        table.add_row(name, str(right), f"{100 * right / len(pairs):.1f}%", str(gained), str(lost))
+        table.add_row(name, str(right), f"{_accuracy(trajectories, graded, name):.1%}", str(gained), str(lost))
     return table
+
+
+def _accuracy(trajectories: Sequence[Trajectory], graded: Sequence[Graded], name: str) -> float:
+    right = {id(row.episode): row.verdicts[name].correct for row in graded}
+    samples = [replace(Sample.of(t), correct=right.get(id(t), False)) for t in trajectories]
+    return summarise_samples(samples)[0].accuracy.mean
 
 
 def _print_disagreements(graded: Sequence[Graded], limit: int) -> None:

@@ -16,13 +16,14 @@ from typing import Any, Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from agents.evaluation.folder import TRAJECTORIES, Played, RunFile, read_run
+from agents.evaluation.folder import RunFile, read_run
 from agents.evaluation.misses import count_misses
-from agents.stats import Sample, Statistics, statistics, verl_metrics
+from agents.evaluation.played import TRAJECTORIES, Played
+from agents.stats import Sample, Statistics, in_one_unit, statistics, verl_metrics
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 
-__all__ = ["EvalSummary", "read_summary", "write_summary"]
+__all__ = ["EvalSummary", "read_summary", "unit_of", "write_summary"]
 
 SUMMARY: Final = "summary.json"
 SCHEMA: Final = 1
@@ -38,7 +39,7 @@ class EvalSummary:
         run: what was measured with.
         overall: ``None`` as long as there is no episode.
         families: by family of problems, where there are several.
-        unit: what tokens are counted in: ``bytes`` where nobody knows the policy's own.
+        unit: what tokens are counted in, in every number here: ``bytes`` where nobody knows the policy's own.
         num_played: episodes that count; ``num_failed`` ended through infrastructure and were not played again.
         num_failures: all that ever ended so.
         misses: wrong answers by cause.
@@ -57,7 +58,7 @@ class EvalSummary:
     def of(cls, run: RunFile, played: Played) -> EvalSummary:
         """The numbers of what was played by now."""
         rows = {**played.samples, **{ticket: sample for ticket, (sample, _) in played.failed.items()}}
-        samples = [rows[ticket] for ticket in sorted(rows)]
+        samples = in_one_unit([rows[ticket] for ticket in sorted(rows)])
         kinds = list(dict.fromkeys(sample.family for sample in samples if sample.family))
         groups = {kind: [sample for sample in samples if sample.family == kind] for kind in kinds}
         ks = run.config["ks"]
@@ -65,7 +66,7 @@ class EvalSummary:
             run=run,
             overall=_statistics(samples, ks) if samples else None,
             families={kind: _statistics(group, ks) for kind, group in groups.items()} if len(kinds) > 1 else {},
-            unit="bytes" if _counts_bytes(run) and not all(s.counted for s in played.samples.values()) else "tokens",
+            unit=unit_of(run, samples),
             num_played=len(played.samples),
             num_failed=len(played.failed),
             num_failures=played.attempts.total(),
@@ -129,6 +130,12 @@ def read_summary(folder: Path) -> EvalSummary:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: not the numbers of an evaluation ({error}); delete it to have them again") from error
     return EvalSummary(run=run, overall=overall, families=families, **kept)
+
+
+def unit_of(run: RunFile, samples: Sequence[Sample]) -> str:
+    """What the tokens of ``samples`` are counted in, together."""
+    counted = all(sample.counted for sample in samples if not sample.outcome.failed)
+    return "bytes" if _counts_bytes(run) and not counted else "tokens"
 
 
 def _statistics(samples: Sequence[Sample], ks: JsonValue) -> Statistics:

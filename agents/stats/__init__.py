@@ -19,7 +19,7 @@ from agents.stats.at_k import best_at_k, majority_at_k, pass_at_k, worst_at_k
 from agents.stats.benchmark import AtK, Statistics, statistics, verl_metrics
 from agents.stats.intervals import Estimate, Interval, estimate, wilson
 from agents.stats.paired import Paired, ProblemPair, pair_runs
-from agents.stats.samples import Sample, latest, run_file
+from agents.stats.samples import Sample, in_one_unit, latest, run_file
 from agents.stats.summary import Summary, summarise, summarise_samples
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Summary",
     "best_at_k",
     "estimate",
+    "in_one_unit",
     "latest",
     "majority_at_k",
     "pair_runs",

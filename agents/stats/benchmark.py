@@ -26,7 +26,7 @@ from agents.stats.intervals import (
     repeat_error,
     t_interval,
 )
-from agents.stats.samples import Sample
+from agents.stats.samples import Sample, in_one_unit
 from retool_env.errors import UsageError
 from retool_env.outcome import ToolStatus
 
@@ -87,7 +87,7 @@ class Statistics:
         calls: share of tool calls by how they ended; ``num_calls`` in all.
         errors: of the calls that raised, the share of each class of exceptions.
         turns: as verl counts them.
-        tokens: sampled tokens of an episode.
+        tokens: sampled tokens of an episode, all counted alike (:func:`~agents.stats.samples.in_one_unit`).
         tokens_per_solved: all sampled tokens by right answers; infinite when there is none.
         seconds: wall time of an episode; a time field, as are the two below.
         seconds_per_solved: wall time of all episodes by right answers; many run at once, so it is no time on the clock.
@@ -142,6 +142,7 @@ def statistics(samples: Sequence[Sample], *, ks: Sequence[int] | None = None) ->
     """
     if not samples:
         raise UsageError("there are no episodes to compute statistics from; let the run finish some first")
+    samples = in_one_unit(samples)
     groups = _by_problem(samples)
     scored = [sample for group in groups.values() for sample in group]
     means = [fmean(sample.correct for sample in group) for group in groups.values()]

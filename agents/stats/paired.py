@@ -2,7 +2,8 @@
 
 Purpose: compare without the spread between problems, which is most of the spread on 30 of them. Each problem gives one
 difference of averages. Contract: both runs hold the same problems with the same gold answers, or it is an error that
-names them; problems of which one run has no scored sample are left out and named.
+names them, unless they are known to be of one data set and one is not over yet; problems of which one run has no scored
+sample are left out and named.
 
 The interval is Student's over the differences, with ``2 / k`` problems mixed in of which a quarter each is won and lost
 outright: for one sample per problem that is the adjusted interval of Agresti and Min (2005), and it fades as k grows.
@@ -96,6 +97,7 @@ class Paired:
         means: of the reward where every episode has one, tool calls, and sampled tokens where both runs count alike.
         pairs: by problem, in the first run's order.
         left_out: problems without a scored sample in one of the runs.
+        unplayed: number of problems that the first run, and the second, has not come to yet.
     """
 
     first: float
@@ -108,20 +110,26 @@ class Paired:
     means: tuple[Means, ...]
     pairs: tuple[ProblemPair, ...]
     left_out: tuple[str, ...]
+    unplayed: tuple[int, int] = (0, 0)
 
     @property
     def difference(self) -> float:
         return self.second - self.first
 
 
-def pair_runs(first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
+def pair_runs(first: Sequence[Sample], second: Sequence[Sample], *, num_problems: int | None = None) -> Paired:
     """Compare two runs problem by problem.
+
+    Args:
+        num_problems: of the data set, where both are known to be of one; what a run does not hold it has not played
+            yet, and those that both hold are compared.
 
     Raises:
         UsageError: they hold different problems, or share none that both have a scored sample of.
     """
-    _check_problems(first, second)
+    _check_problems(first, second, same=num_problems is not None)
     one, two = _by_problem(first), _by_problem(second)
+    both = [name for name in one if name in two]
     pairs = tuple(
         ProblemPair(
             problem=name,
@@ -130,11 +138,11 @@ def pair_runs(first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
             num_first=len(one[name]),
             num_second=len(two[name]),
         )
-        for name in one
+        for name in both
         if one[name] and two[name]
     )
     if not pairs:
-        raise UsageError("no problem has a scored sample in both runs; play the failed episodes again first")
+        raise UsageError("no problem has a scored sample in both runs; play the failed or missing episodes first")
     differences = [pair.difference for pair in pairs]
     better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return Paired(
@@ -147,7 +155,8 @@ def pair_runs(first: Sequence[Sample], second: Sequence[Sample]) -> Paired:
         counts=_counts(pairs),
         means=_means(first, second, [pair.problem for pair in pairs]),
         pairs=pairs,
-        left_out=tuple(name for name in one if not (one[name] and two[name])),
+        left_out=tuple(name for name in both if not (one[name] and two[name])),
+        unplayed=(0, 0) if num_problems is None else (num_problems - len(one), num_problems - len(two)),
     )
 
 
@@ -210,11 +219,11 @@ def _counts(pairs: Sequence[ProblemPair]) -> Counts | None:
     )
 
 
-def _check_problems(first: Sequence[Sample], second: Sequence[Sample]) -> None:
+def _check_problems(first: Sequence[Sample], second: Sequence[Sample], *, same: bool) -> None:
     one, two = ({sample.problem: sample.gold for sample in samples} for samples in (first, second))
     found = [
-        ("only in the first", [name for name in one if name not in two]),
-        ("only in the second", [name for name in two if name not in one]),
+        ("only in the first", [name for name in one if not same and name not in two]),
+        ("only in the second", [name for name in two if not same and name not in one]),
         ("with another gold answer", [name for name in one if name in two and one[name] != two[name]]),
     ]
     if told := [f"{len(names)} {where}: {_some(names)}" for where, names in found if names]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from retool_env.outcome import Outcome, ToolStatus
 from retool_env.record import CallRecord
 from retool_env.trajectory import Trajectory
 
-__all__ = ["Sample", "latest", "run_file"]
+__all__ = ["Sample", "in_one_unit", "latest", "run_file"]
 
 _EXCEPTION: Final = re.compile(r"^(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt|Iteration|Warning))(?::|$)")
 
@@ -30,8 +30,9 @@ class Sample:
         statuses: of its tool calls, malformed ones included.
         errors: of the calls that raised, the class of each exception.
         num_turns: as verl counts: 1 for the prompt, plus assistant turns, plus tool turns.
-        num_action_tokens: sampled tokens, by the endpoint's own count where there is one.
-        counted: the endpoint did count them.
+        num_action_tokens: sampled tokens, by the endpoint's own count where there is one; see :func:`in_one_unit`.
+        num_sampled: the same by the environment's count, which is in bytes where its tokenizer is ``bytes``.
+        counted: ``num_action_tokens`` is the endpoint's count.
         seconds: wall time of the episode, waiting for the policy included; a time field.
         tool_seconds: of these in tools; a time field.
     """
@@ -49,6 +50,7 @@ class Sample:
     errors: tuple[str, ...]
     num_turns: int
     num_action_tokens: int
+    num_sampled: int
     counted: bool
     seconds: float
     tool_seconds: float
@@ -71,6 +73,7 @@ class Sample:
             errors=tuple(_exception(call) for call in record.calls if call.status is ToolStatus.ERROR),
             num_turns=len(trajectory.transcript.spans),
             num_action_tokens=trajectory.num_counted or record.num_action_tokens,
+            num_sampled=record.num_action_tokens,
             counted=trajectory.num_counted > 0,
             seconds=record.seconds,
             tool_seconds=sum(call.wall_seconds for call in record.calls),
@@ -90,6 +93,16 @@ class Sample:
 def latest(samples: Iterable[Sample]) -> list[Sample]:
     """One sample for each ticket, in ticket order: of an episode that failed and was played again, the later one."""
     return sorted({sample.ticket: sample for sample in samples}.values(), key=lambda sample: sample.ticket)
+
+
+def in_one_unit(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with their tokens counted alike: by the endpoint if it counted every scored one, else none of them.
+
+    A mean over some episodes in tokens and others in bytes is no number of anything.
+    """
+    if all(sample.counted for sample in samples if not sample.outcome.failed):
+        return list(samples)
+    return [replace(sample, num_action_tokens=sample.num_sampled, counted=False) for sample in samples]
 
 
 def _exception(call: CallRecord) -> str:

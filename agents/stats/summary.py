@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from agents.stats.intervals import Estimate, estimate
-from agents.stats.samples import Sample
+from agents.stats.samples import Sample, in_one_unit
 from retool_env.trajectory import Trajectory
 
 __all__ = ["Summary", "summarise", "summarise_samples"]
@@ -33,6 +33,7 @@ def summarise(trajectories: Sequence[Trajectory]) -> list[Summary]:
 
 def summarise_samples(samples: Sequence[Sample]) -> list[Summary]:
     """The same, of what was kept of the episodes."""
+    samples = in_one_unit(samples)
     families = list(dict.fromkeys(sample.family for sample in samples))
     names = ["", *(family for family in families if family)]
     return [_summary(name, [s for s in samples if not name or s.family == name]) for name in names]

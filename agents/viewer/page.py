@@ -15,6 +15,7 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
+from agents.evaluation.played import read_episodes
 from agents.report.markup import Markup, join, tag
 from agents.stats import Sample
 from agents.viewer.episodes import OUTCOMES, STATUSES, Columns, ProblemTable, episode_json
@@ -24,7 +25,6 @@ from agents.viewer.pieces import Vocabulary
 from agents.viewer.runs import ViewedRun, read_curves
 from retool_env.errors import UsageError
 from retool_env.files import atomic
-from retool_env.trajectory import read_trajectories
 
 __all__ = ["SCRIPTS", "asset", "write_view"]
 
@@ -105,7 +105,7 @@ class _Content:
 
     def _episodes(self) -> Iterator[bytes]:
         for k, run in enumerate(self._runs):
-            for trajectory in read_trajectories(run.file):
+            for trajectory in read_episodes(run.path):
                 self._samples[k].append(Sample.of(trajectory))
                 self.columns.add(trajectory, run=k, problem=self._problems.place(trajectory.record.problem))
                 yield episode_json(trajectory, self._vocabularies[k])

@@ -30,6 +30,7 @@ class ViewedRun:
 
     Attributes:
         name: for headings.
+        path: as it was given; of an evaluation's folder, the episodes that failed for good are shown too.
         file: the trajectories.
         metrics: ``metrics.jsonl``, or ``None``.
         config: the resolved configuration as text; ``""`` without one.
@@ -37,6 +38,7 @@ class ViewedRun:
     """
 
     name: str
+    path: Path
     file: Path
     metrics: Path | None
     config: str
@@ -65,7 +67,13 @@ def open_run(path: Path, tokenizer: str | None = None) -> ViewedRun:
     name = path.name if path.is_dir() else f"{file.resolve().parent.name}/{file.name}"
     text = yaml.safe_dump(config, sort_keys=False) if config else ""
     return ViewedRun(
-        name=name or str(path), file=file, metrics=metrics, config=text, tokenizer=found, why_no_tokenizer=why
+        name=name or str(path),
+        path=path,
+        file=file,
+        metrics=metrics,
+        config=text,
+        tokenizer=found,
+        why_no_tokenizer=why,
     )
 
 

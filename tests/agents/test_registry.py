@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from importlib.metadata import EntryPoint
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from agents.human import HumanAgent
 from agents.openai_chat import OpenAIAgent
 from agents.random_agent import RandomAgent
 from agents.registry import AgentSetup, make_agent
-from agents.rollout import play
+from agents.rollout import play, play_rounds
 from agents.scripted import ScriptedAgent
 from agents.writing import write_turn
 from retool_env.compose import compose
@@ -202,11 +203,10 @@ class Counting:
 
 def test_turns_of_other_episodes_do_not_wait_for_a_slow_one() -> None:
     source = ListSource(name="x", problems=tuple(Problem(id=str(k), prompt="?", answer=str(k)) for k in range(20)))
-    agent, order = Counting(), []
-    trajectories = play(
-        source, agent, env=ENV, num_episodes=20, num_slots=4, on_round=lambda ts: order.extend(t.ticket for t in ts)
-    )
-    assert [t.ticket for t in trajectories] == list(range(20)) == sorted(order)
+    agent = Counting()
+    trajectories = list(chain.from_iterable(play_rounds(source, agent, env=ENV, num_episodes=20, num_slots=4)))
+    order = [t.ticket for t in trajectories]
+    assert sorted(order) == list(range(20))
     assert all(t.record.correct and t.record.num_tool_calls == 2 for t in trajectories)
     assert agent.most == 4
     assert order.index(0) > 4, "somebody waited for the slow episode"

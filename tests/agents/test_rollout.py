@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from agents.base import Generation, Request
 from agents.recorder import Recorder
-from agents.rollout import play
+from agents.rollout import play, play_rounds
 from agents.scripted import OracleAgent, ScriptedAgent, program_for
 from retool_env.config import EnvConfig
 from retool_env.errors import EngineError
@@ -15,6 +18,7 @@ from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
 from retool_env.sources import ListSource, open_source
 from retool_env.tokenizer import ByteTokenizer
+from retool_env.trajectory import Trajectory
 
 TOKENIZER = ByteTokenizer()
 ENV = EnvConfig(max_context_tokens=4000, max_turn_tokens=1000)
@@ -27,6 +31,18 @@ def test_the_oracle_solves_every_arithmetic_family() -> None:
     trajectories = play(source, agent, env=ENV, num_episodes=50, num_slots=16)
     assert [t.ticket for t in trajectories] == list(range(50))
     assert all(t.record.correct and t.record.num_tool_calls == 1 for t in trajectories)
+
+
+def test_episodes_that_are_handed_on_are_not_kept() -> None:
+    source = open_source(size=6, split="heldout")
+    agent = OracleAgent(map(source.problem, range(6)), TOKENIZER)
+    before: list[weakref.ref[Trajectory]] = []
+    for finished in play_rounds(source, agent, env=ENV, num_episodes=6, num_slots=2):
+        gc.collect()
+        assert not [kept for kept in before if kept() is not None]
+        before += map(weakref.ref, finished)
+        del finished
+    assert len(before) == 6
 
 
 def test_sessions_are_counted_from_where_they_are_told_to() -> None:

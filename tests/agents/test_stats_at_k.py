@@ -99,7 +99,7 @@ def sample(
         correct=right and not failed, answer=None if failed else "1" if right else answer,
         reward=None if failed else 2.0 * right - 1,
         statuses=statuses, errors=("NameError",) * statuses.count(ToolStatus.ERROR), num_turns=2 + 2 * len(statuses),
-        num_action_tokens=100, counted=False, seconds=2.0, tool_seconds=0.5 * len(statuses),
+        num_action_tokens=100, num_sampled=100, counted=False, seconds=2.0, tool_seconds=0.5 * len(statuses),
     )  # fmt: skip
 
 

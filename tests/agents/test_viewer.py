@@ -106,6 +106,26 @@ def test_columns_are_what_the_list_needs(page: Page) -> None:
     assert (index["outcomes"], index["statuses"]) == ([*OUTCOMES], [*STATUSES])
 
 
+def test_what_failed_in_an_evaluation_is_there_and_counted(tmp_path: Path) -> None:
+    """Its last failure, where no later try of it counts; a problem of which all failed is a problem all the same."""
+
+    def failed(problem: str, ticket: int) -> Trajectory:
+        return make_episode(problem, right=False, ticket=ticket, outcome=Outcome.ENGINE_OUTAGE)
+
+    append_trajectories(tmp_path / "run" / "failures.jsonl", [failed("b", 1), failed("c", 2), failed("c", 2)])
+    again = [make_episode("a", right=True, ticket=0), make_episode("b", right=True, ticket=1)]
+    assert write_view(tmp_path / "view.html", [write_run(tmp_path / "run", again)]) == 3
+    page = Page((tmp_path / "view.html").read_text())
+    index = page.block("index")
+    assert index["problems"]["id"] == ["a", "b", "c"]
+    assert index["episodes"]["verdict"] == [1, 1, -1]
+    facts = {fact["name"]: fact for fact in page.block("facts")["runs"][0]}
+    assert facts["infrastructure failures"]["value"] == "1"
+    assert facts["problems"]["about"].endswith("1 problems without one")
+    one = open_run(tmp_path / "run" / "trajectories.jsonl", "bytes")
+    assert write_view(tmp_path / "view.html", [one]) == 2  # a file is what is in it
+
+
 def test_episodes_are_whole(page: Page) -> None:
     rows, first = page.rows, two_problems()[0]
     assert len(rows) == 4

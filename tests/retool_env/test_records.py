@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +132,12 @@ def test_a_torn_line_longer_than_a_block_is_dropped(
     assert path.read_bytes() == before
     drop_torn_line(path)
     assert path.read_bytes() == before
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path: Path) -> None:
+    kept = dataclasses.replace(trajectory(0), failure="half \ud800")
+    append_trajectories(tmp_path / "t.jsonl", [kept])
+    assert next(read_trajectories(tmp_path / "t.jsonl")).failure == "half \ud800"
 
 
 def test_a_torn_line_is_left_out_and_can_be_dropped(tmp_path: Path) -> None:

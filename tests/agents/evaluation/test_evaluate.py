@@ -13,8 +13,9 @@ import pytest
 from agents.base import Generation, Request
 from agents.config import EvalConfig
 from agents.evaluation.evaluate import evaluate_agent
-from agents.evaluation.folder import Played, read_run
+from agents.evaluation.folder import read_run
 from agents.evaluation.misses import miss_cause
+from agents.evaluation.played import Played
 from agents.evaluation.summary import EvalSummary, read_summary
 from agents.evaluation.text import markdown
 from agents.run_folder import RunFolder, read_metrics, stored_config
@@ -224,6 +225,17 @@ def test_too_many_failures_stop_the_run_and_what_was_finished_is_kept(tmp_path: 
     assert evaluate_agent(settings)[0].accuracy.num == 60
 
 
+def test_few_that_failed_are_no_success_either(tmp_path: Path) -> None:
+    """While it goes on nothing can be said of so few; at its end all is said."""
+    settings = flaky(tmp_path, "max_failed_share=0.3")
+    told = r"3 of 9 episodes failed \(engine_outage: no luck with \d\), more than max_failed_share=0.3"
+    with pytest.raises(InfrastructureError, match=told):
+        evaluate_agent(settings)
+    found = summary(tmp_path / "run")
+    assert (found["num_played"], found["num_failed"], found["num_failures"]) == (6, 3, 6)
+    assert evaluate_agent(settings.model_copy(update={"max_failed_share": 0.4}))[0].accuracy.num == 6
+
+
 def test_an_agent_whose_code_has_changed_is_another_one(tmp_path: Path) -> None:
     settings = flaky(tmp_path)
     evaluate_agent(settings)
@@ -232,9 +244,7 @@ def test_an_agent_whose_code_has_changed_is_another_one(tmp_path: Path) -> None:
         evaluate_agent(settings)
 
 
-def test_a_finished_run_is_told_again_without_its_agent(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_run_is_told_again_without_its_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with chat_server() as server:
         overrides = ["agent=openai", f"agent.url={server.url}", "agent.model=m", *SUMS, "problems.size=3"]
         evaluate_agent(config(tmp_path, *overrides))
@@ -242,10 +252,20 @@ def test_a_finished_run_is_told_again_without_its_agent(
     first = capsys.readouterr().out
     assert evaluate_agent(config(tmp_path, *overrides))[0].accuracy.num == 3  # nothing answers there any more
     again = capsys.readouterr().out
-    assert num_asked > 0 and "holds all episodes already" in again
+    assert num_asked > 0 and "holds all episodes of the model 'm' already; nobody was asked" in again
     assert first.split("## ")[1] == again.split("## ")[1]
+    unnamed = [override for override in overrides if override != "agent.model=m"]
+    evaluate_agent(config(tmp_path, *unnamed))  # it cannot be known what the endpoint has by now
+    assert "of the model 'm' already; nobody was asked" in capsys.readouterr().out
     assert len(read_run(tmp_path / "run").launches) == 1
-    monkeypatch.setattr("agents.evaluation.folder.SCHEMA", 1)
+
+
+def test_another_model_is_no_finished_run(tmp_path: Path) -> None:
+    with chat_server() as server:
+        overrides = ["agent=openai", f"agent.url={server.url}", *SUMS, "problems.size=3"]
+        evaluate_agent(config(tmp_path, *overrides, "agent.model=m"))
+        with pytest.raises(UsageError, match=r'agent.model: "m", now "n"'):
+            evaluate_agent(config(tmp_path, *overrides, "agent.model=n"))
 
 
 def test_a_process_at_a_time(tmp_path: Path) -> None:
@@ -359,6 +379,24 @@ def test_endpoints_are_given_tokens_and_not_bytes(tmp_path: Path) -> None:
     assert found.overall is not None
     assert (found.unit, found.overall.tokens.mean) == ("tokens", 7.0)  # as the endpoint counted
     assert all(np.array(t.num_counted) == 7 for t in read_trajectories(tmp_path / "run" / "trajectories.jsonl"))
+
+
+class Forgetful(Endpoint):
+    """Leaves the count out once."""
+
+    def act(self, request: Request) -> Generation:
+        counted = super().act(request)
+        return counted if len(self.budgets) != 3 else Generation.written([65, 66, 256])
+
+
+def test_tokens_and_bytes_are_never_in_one_mean(tmp_path: Path) -> None:
+    name = f"{Path(__file__)}:Forgetful"
+    total, *_ = evaluate_agent(config(tmp_path, f"agent.name={name}", *SUMS, "problems.size=6", "num_slots=1"))
+    found = read_summary(tmp_path / "run")
+    assert found.overall is not None
+    assert (found.unit, found.overall.tokens.low, found.overall.tokens.high) == ("bytes", 2.0, 3.0)
+    assert found.overall.tokens.mean == total.num_action_tokens == pytest.approx(13 / 6)
+    assert "| bytes: mean, for one solved " in markdown(found)
 
 
 def test_an_override_replaces_a_mapping_of_a_recipe() -> None:

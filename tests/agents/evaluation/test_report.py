@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,17 @@ def test_a_row_for_each_run_and_one_for_runs_that_differ_in_their_seed(runs: lis
     ]
     widths = {len(line) for line in report.split("\n\n")[0].splitlines()}
     assert len(widths) == 1  # aligned, so that it can be read as it is
+
+
+def test_a_copy_is_no_further_sample(runs: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(runs[0], tmp_path / "copy")
+    two = report_evaluations([runs[0], copy])
+    assert "Pooled" not in two
+    said = next(line for line in two.splitlines() if line.startswith("- "))
+    assert "copy has the settings and the seed of " in said and said.endswith("no further samples, not pooled")
+    three = report_evaluations([*runs[:2], copy])
+    assert cells(three, "scripted") == cells(report_evaluations(runs[:2]), "scripted")
+    assert "copy has the settings and the seed of " in three
 
 
 def test_what_was_measured_differently_is_said(runs: list[Path]) -> None:
@@ -114,6 +126,21 @@ def test_compare_refuses_other_verifiers_and_grades_both_anew(runs: list[Path], 
 
 def read_code(run: str) -> str:
     return json.loads(run)["identity"]["verifier"]["code"]
+
+
+def test_compare_takes_what_both_have_of_a_run_that_was_killed(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = play(tmp_path / "killed")
+    path = killed / "trajectories.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:30]))
+    found = compare_runs(killed, runs[1])
+    assert (len(found.pairs), found.unplayed, found.left_out) == (15, (25, 0), ())
+    assert compare_runs(runs[1], killed).unplayed == (0, 25)
+    assert main([str(killed), str(runs[1])]) == 0
+    assert "not played yet, and left out: 25 problems in A, 0 in B" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="not over the same problems"):
+        compare_runs(path, runs[1])  # of a file alone nothing is known
 
 
 def test_compare_refuses_other_questions_under_the_same_ids(runs: list[Path], tmp_path: Path) -> None:

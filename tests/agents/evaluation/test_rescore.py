@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from agents.config import EvalConfig
+from agents.evaluation.evaluate import evaluate_agent
+from agents.evaluation.folder import read_run
+from agents.evaluation.played import Played
 from agents.evaluation.rescore import STORED, rescore
+from agents.evaluation.summary import EvalSummary
 from retool_env.cli import main
+from retool_env.compose import compose
 from retool_env.errors import UsageError
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
@@ -81,6 +88,34 @@ def test_the_command_prints_disagreements_and_changes_nothing(
     assert main(["rescore", str(path), "--verifier", "retool", "--show", "0"]) == 0
     assert "1 more; --show 1 lists them all" in " ".join(capsys.readouterr().out.split())
     assert path.read_bytes() == before
+
+
+def test_the_accuracy_is_that_of_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a budget cut off is wrong, what infrastructure ended does not count, and problems count alike."""
+    agent = ["agent=scripted", r"agent.options={turns: ['\\boxed{7}']}", f"out={tmp_path / 'run'}"]
+    sums = ["problems.split=heldout", "problems.families={add: 1}", "problems.size=2", "samples=2"]
+    config = compose("eval", EvalConfig, [*agent, *sums])
+    evaluate_agent(config)
+    episodes = [
+        episode(0, r"\boxed{34}", "34"),
+        episode(1, r"\boxed{34}", "34", outcome=Outcome.CONTEXT_FULL, stored=Verdict(correct=False, answered=False)),
+        episode(2, r"\boxed{34}", "34"),
+    ]
+    path = tmp_path / "run" / "trajectories.jsonl"
+    path.unlink()
+    append_trajectories(path, [same_problem(episodes[0]), same_problem(episodes[1]), episodes[2]])
+    append_trajectories(tmp_path / "run" / "failures.jsonl", [episode(3, "", "34", outcome=Outcome.ENGINE_OUTAGE)])
+    found = EvalSummary.of(read_run(tmp_path / "run"), Played.read(tmp_path / "run")).overall
+    assert found is not None and found.accuracy.mean == 0.75  # of the two problems one is half right
+    capsys.readouterr()
+    assert main(["rescore", str(tmp_path / "run"), "--verifier", "retool"]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 episodes were graded" in out and out.count("75.0%") == 2
+
+
+def same_problem(trajectory: Trajectory) -> Trajectory:
+    problem = trajectory.record.problem.model_copy(update={"id": "p0"})
+    return replace(trajectory, record=replace(trajectory.record, problem=problem))
 
 
 def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
