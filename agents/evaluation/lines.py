@@ -66,7 +66,7 @@ class Lines:
 def as_line(trajectory: Trajectory) -> tuple[Trajectory, str]:
     """An episode as it is kept, and as a line: where JSON has no words for it, a failure that says so.
 
-    An infinite number is enough, which a model may well give as an argument.
+    An infinite number is enough: the log-probability of a token that an engine calls impossible, and has sampled.
     """
     try:
         return trajectory, trajectory.to_json()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.config import AgentConfig, EvalConfig
+from agents.config import EvalConfig
 from agents.evaluation.compare import read_samples
 from agents.evaluation.evaluate import evaluate_agent
 from agents.evaluation.folder import read_run
@@ -106,17 +106,29 @@ def test_a_line_of_another_version_is_no_torn_one(tmp_path: Path) -> None:
         Played.read(tmp_path / "run")
 
 
-CALL = """<tool_call>
-{"name": "code_interpreter", "arguments": {"code": "print(1)", "x": 1e999}}
-</tool_call>"""
+IMPOSSIBLE = """
+from dataclasses import replace
+
+import numpy as np
+
+from agents.scripted import ScriptedAgent
+
+
+class Impossible(ScriptedAgent):
+    def __init__(self, setup, turns):
+        super().__init__(lambda context, turn: turns[0], setup.tokenizer)
+
+    def act(self, request):
+        generation = super().act(request)
+        return replace(generation, logprobs=np.full(len(generation.token_ids), -np.inf, dtype=np.float32))
+"""
 
 
 def test_what_json_has_no_words_for_is_a_failure_of_its_episode(tmp_path: Path) -> None:
-    """A model may give infinity as an argument."""
-    agent = AgentConfig(name="scripted", options={"turns": [CALL, r"\boxed{7}"]})
-    more = ["env.dialect=hermes", "max_failed_share=1"]
-    config = compose("eval", EvalConfig, overrides(tmp_path / "run", *more))
-    evaluate_agent(config.model_copy(update={"agent": agent}))
+    """An engine may call a token impossible that it has sampled."""
+    (tmp_path / "impossible.py").write_text(IMPOSSIBLE)
+    more = [f"agent.name={tmp_path / 'impossible.py'}:Impossible", "max_failed_share=1"]
+    evaluate(tmp_path / "run", *more)
     assert (summary(tmp_path / "run")["num_played"], summary(tmp_path / "run")["num_failures"]) == (0, 2 * SIZE)
     for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines():
         row = json.loads(line)
