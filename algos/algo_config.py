@@ -138,8 +138,11 @@ class KlConfig(Config):
         """The term of the loss, if there is one."""
         from algos.losses import KlPenalty
 
-        in_loss = self.coef > 0 and self.place == "loss"
-        return KlPenalty(coef=self.coef, estimator=self.estimator) if in_loss else None
+        return KlPenalty(coef=self.loss_coef, estimator=self.estimator) if self.loss_coef else None
+
+    @property
+    def loss_coef(self) -> float:
+        return self.coef if self.place == "loss" else 0.0
 
     @property
     def reward_coef(self) -> float:
@@ -259,6 +262,11 @@ class AlgoConfig(Config):
     @property
     def needs_proximal(self) -> bool:
         return self.rescore or self.correction.make().needs_proximal
+
+    @property
+    def reads_all_samples(self) -> bool:
+        """Whether a term of the loss also reads samples whose advantage is zero."""
+        return bool(self.kl.loss_coef or self.entropy_coef)
 
     @property
     def selects_tokens(self) -> bool:

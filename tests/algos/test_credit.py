@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from algos.algo_config import AlgoConfig
-from algos.batch import Sample
+from algos.batch import Sample, weighted
 from algos.config import TrainConfig
 from algos.credit import credit, scored_samples
 from algos.groups import withhold
@@ -60,8 +60,66 @@ def test_groups_without_a_baseline_or_without_a_difference_are_left_out() -> Non
     alone = [trajectory(1.0), trajectory(None, sample=1, outcome=Outcome.ENGINE_OUTAGE)]
     equal = [trajectory(1.0, group=1), trajectory(1.0, group=1, sample=1)]
     rows, metrics = samples_of([alone, equal])
-    assert rows == []
-    assert (metrics["groups/dropped"], metrics["groups/zero_spread"]) == (1, 1)
+    assert [(row.order, row.read) for row in rows] == [(8, False), (9, False)], "the second is only counted"
+    assert (metrics["groups/dropped"], metrics["groups/zero_spread"], metrics["groups/unused_samples"]) == (1, 1, 2)
+
+
+def batch_of(num_differ: int, num: int = 20, size: int = 8) -> list[list[Trajectory]]:
+    """Groups of which the first ones differ."""
+    rewards = [[1.0, *[-1.0 if g < num_differ else 1.0] * (size - 1)] for g in range(num)]
+    return [[trajectory(r, group=g, sample=k) for k, r in enumerate(row)] for g, row in enumerate(rewards)]
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("sequence_sum", 1 / (160 * 256)),  # B L of 2503.20783, B all samples of the batch
+        ("token_mean", 1 / (160 * 3)),
+        ("sequence_mean", 1 / (160 * 3)),
+        ("prompt_mean", 1 / (20 * 24)),
+    ],
+)
+def test_the_weight_of_a_token_does_not_depend_on_how_many_groups_agree(aggregation: str, expected: float) -> None:
+    for num_differ in (20, 1):
+        rows, _ = samples_of(batch_of(num_differ))
+        weights = [s.weight for s in weighted(rows, aggregation, constant=256) if s.read]
+        assert weights == pytest.approx([expected] * 8 * num_differ)
+
+
+def test_filtered_samples_count_in_no_denominator() -> None:
+    groups = batch_of(1, num=2, size=2)
+    cut = [trajectory(-1.0, group=2, sample=0, outcome=Outcome.CONTEXT_FULL), trajectory(1.0, group=2, sample=1)]
+    rows, _ = samples_of([*groups, cut], algo(mask_overlong=True))
+    assert len(rows) == 5
+    assert {s.weight for s in weighted(rows, "token_mean")} == {1 / 15}
+
+
+@pytest.mark.parametrize(
+    ("settings", "read"),
+    [
+        ({}, 8),
+        ({"kl": {"coef": 0.1}}, 160),
+        ({"kl": {"coef": 0.0}}, 8),
+        ({"entropy_coef": -0.1}, 160),
+        ({"advantage": {"name": "reinforce_pp"}}, 160),
+    ],
+)
+def test_samples_without_an_advantage_are_read_where_another_term_reads_them(settings: dict, read: int) -> None:
+    rows, metrics = samples_of(batch_of(1), algo(**settings))
+    assert (len(rows), sum(row.read for row in rows)) == (160, read)
+    if "advantage" not in settings:
+        assert metrics["critic/advantages/mean"] == pytest.approx(0.0, abs=1e-12)
+        assert metrics["critic/advantages/max"] == pytest.approx(2 - 0.25)
+
+
+def test_an_episode_without_a_trained_token_is_counted_and_never_read() -> None:
+    silent = trajectory(-1.0, sample=1)
+    transcript = silent.transcript
+    none = replace(transcript, logprobs=np.full_like(transcript.logprobs, np.nan))
+    silent = replace(silent, transcript=none)
+    rows, _ = samples_of([[trajectory(1.0), silent]], algo(entropy_coef=0.1))
+    assert [row.read for row in rows] == [True, False]
+    assert samples_of([[silent, replace(silent, sample=0)]])[1].get("critic/advantages/mean") is None
 
 
 def test_without_a_group_baseline_one_member_is_enough() -> None:
