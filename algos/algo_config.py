@@ -172,7 +172,8 @@ class AlgoConfig(Config):
 
     Attributes:
         steps: training steps; each collects, trains and raises the policy version by one.
-        num_epochs: passes over the problems instead, which gives the number of steps; ``null`` to count steps.
+        num_epochs: passes over the problems instead, which gives the number of steps; ``null`` to count steps. Problems
+            that ``resample_rounds`` takes besides are not counted: with it, a run of as many steps goes further.
         prompts_per_step: problems of one step.
         group_size: samples per problem.
         resample_rounds: dynamic sampling: at most so many times, problems that all samples solved or none did are
@@ -245,6 +246,21 @@ class AlgoConfig(Config):
             raise ValueError(
                 f"minibatches={self.minibatches} of prompts_per_step={self.prompts_per_step} problems: a group is "
                 "never split; set at most as many"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _it_learns_something(self) -> AlgoConfig:
+        if self.resample_rounds and self.group_size == 1:
+            raise ValueError(
+                f"resample_rounds={self.resample_rounds} with group_size=1: dynamic sampling keeps problems that some "
+                "samples solved and others did not, so it would keep none; set resample_rounds=0, or group_size=2 or "
+                "more"
+            )
+        if self.objective.name == "kl_cov" and self.epochs * self.minibatches == 1:
+            raise ValueError(
+                "objective='kl_cov' with epochs=1 and minibatches=1: its penalty is on the distance from where the "
+                "step began, which is rounding before the first update; set minibatches=4, or epochs=2 or more"
             )
         return self
 

@@ -19,6 +19,7 @@ from algos.algo_config import AlgoConfig
 from algos.batch import Sample
 from algos.batch.sample import Floats
 from algos.filters import trains
+from algos.groups import differs
 from algos.metrics import Metrics
 from retool_env.trajectory import Trajectory
 
@@ -37,7 +38,9 @@ class Scored:
 def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> Scored:
     """The scored members of complete groups.
 
-    A group that is left with one member is dropped, unless the estimator compares with something else.
+    A group that is left with one member is dropped, unless the estimator compares with something else. With dynamic
+    sampling so is one whose members are all right or all wrong, after it has been counted: what the metrics say of
+    groups is of all that the step took.
 
     Args:
         groups: without the members that are withheld.
@@ -46,7 +49,7 @@ def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> 
     members = [[t for t in group if t.scored] for group in groups]
     kept = [scored for scored in members if len(scored) >= least]
     spreads = [np.ptp([t.record.reward for t in scored]) for scored in kept]
-    trajectories = [t for scored in kept for t in scored]
+    trajectories = [t for scored in kept if differs(scored) or not algo.resample_rounds for t in scored]
     return Scored(
         trajectories=trajectories,
         samples=[_sample(t, algo.mask_tool_tokens) for t in trajectories],

@@ -23,7 +23,7 @@ from algos.batch import Sample
 from algos.batch.sample import Floats
 from algos.config import TrainConfig
 from algos.credit import Scored, credit, scored_samples
-from algos.groups import differs, split, withhold
+from algos.groups import split, withhold
 from algos.losses import select_covariant
 from algos.metrics import Metrics, age_metrics, rollout_metrics
 from algos.per_token import per_token
@@ -167,7 +167,7 @@ def select(trajectories: Sequence[Trajectory], config: TrainConfig, *, step: int
         for group in split(trajectories)
     ]
     kept = [trajectory for group in groups for trajectory in group]
-    scored = scored_samples([g for g in groups if differs(g)] if algo.resample_rounds else groups, algo)
+    scored = scored_samples(groups, algo)
     metrics = rollout_metrics(trajectories) | age_metrics(kept, version=step) | scored.metrics
     metrics |= {"groups/total": float(len(groups)), "groups/withheld_samples": float(len(trajectories) - len(kept))}
     return replace(scored, metrics=metrics)

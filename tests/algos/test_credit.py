@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from algos.alarms import Alarms
 from algos.algo_config import AlgoConfig
 from algos.batch import Sample, weighted
 from algos.config import TrainConfig
 from algos.credit import credit, scored_samples
 from algos.groups import withhold
 from algos.learn import select
+from retool_env.compose import compose
+from retool_env.errors import UsageError
 from retool_env.outcome import Outcome
 from retool_env.record import RewardPart
 from retool_env.trajectory import Trajectory
@@ -172,6 +175,43 @@ def test_dynamic_sampling_trains_only_on_groups_that_differ() -> None:
         config = TrainConfig(algo=AlgoConfig(resample_rounds=rounds, prompts_per_step=2, group_size=2))
         scored = select(taken, config, step=0)
         assert (len(scored.samples), scored.metrics["groups/total"]) == (expected, 2)
+
+
+@pytest.mark.parametrize("rounds", [0, 2])
+def test_groups_without_a_spread_are_counted_before_dynamic_sampling_leaves_them_out(rounds: int) -> None:
+    taken = [t for group in batch_of(2, num=6, size=4) for t in group]
+    taken[-1] = trajectory(None, group=5, sample=3, outcome=Outcome.ENGINE_OUTAGE)
+    config = TrainConfig(algo=AlgoConfig(resample_rounds=rounds, prompts_per_step=2, group_size=4))
+    metrics = select(taken, config, step=0).metrics
+    assert (metrics["groups/zero_spread"], metrics["groups/zero_spread_share"]) == (4, pytest.approx(4 / 6))
+    assert (metrics["groups/total"], metrics["groups/dropped"], metrics["groups/excluded_samples"]) == (6, 0, 1)
+
+
+def test_the_alarm_sees_what_dynamic_sampling_took_in_vain() -> None:
+    taken = [t for group in batch_of(0, num=6, size=4) for t in group]
+    config = TrainConfig(algo=AlgoConfig(resample_rounds=2, prompts_per_step=2, group_size=4))
+    alarms = Alarms(has_tools=False, tolerance=1.0)
+    said = [alarms.look(select(taken, config, step=0).metrics) for _ in range(5)]
+    assert said[:4] == [[]] * 4
+    assert "hardly a group differed" in said[4][0]
+
+
+@pytest.mark.parametrize("name", ["gae", "vapo", "reinforce_pp"])
+def test_dynamic_sampling_of_one_sample_is_refused(name: str) -> None:
+    advantage = {"advantage": {"name": name}}
+    with pytest.raises(ValueError, match=r"resample_rounds=2 with group_size=1: .* set resample_rounds=0, or"):
+        algo(group_size=1, resample_rounds=2, **advantage)
+    assert algo(group_size=2, resample_rounds=2, **advantage).resample_rounds == 2
+    with pytest.raises(UsageError, match="resample_rounds"):
+        compose("train", TrainConfig, ["algo=ppo", "algo.resample_rounds=2"])
+
+
+def test_kl_cov_needs_a_second_update() -> None:
+    with pytest.raises(ValueError, match=r"objective='kl_cov' with epochs=1 .* set minibatches=4, or epochs=2"):
+        algo(objective={"name": "kl_cov"})
+    assert algo(objective={"name": "kl_cov"}, epochs=2).epochs == 2
+    assert algo(objective={"name": "clip_cov"}).minibatches == 1
+    assert compose("train", TrainConfig, ["algo=kl_cov"]).algo.minibatches == 4
 
 
 @pytest.mark.parametrize("name", ["gae", "vapo"])
