@@ -76,7 +76,9 @@ class ActorCritic(Trained):
 
     def set_progress(self, step: int, config: TrainConfig) -> dict[str, float]:
         """Set the learning rates of a training step; returns them by the name of the optimizer."""
-        factor = lr_factor(config.optim, step, progress=step / config.algo.steps)
+        steps = config.algo.steps
+        risen = min(1.0, config.optim.warmup_steps / steps)
+        factor = lr_factor(config.optim, step, progress=step / steps, risen=risen)
         bases = {"actor": config.optim.lr, "critic": config.algo.critic.lr or config.optim.lr}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:

@@ -138,8 +138,11 @@ class KlConfig(Config):
         """The term of the loss, if there is one."""
         from algos.losses import KlPenalty
 
-        in_loss = self.coef > 0 and self.place == "loss"
-        return KlPenalty(coef=self.coef, estimator=self.estimator) if in_loss else None
+        return KlPenalty(coef=self.loss_coef, estimator=self.estimator) if self.loss_coef else None
+
+    @property
+    def loss_coef(self) -> float:
+        return self.coef if self.place == "loss" else 0.0
 
     @property
     def reward_coef(self) -> float:
@@ -169,7 +172,8 @@ class AlgoConfig(Config):
 
     Attributes:
         steps: training steps; each collects, trains and raises the policy version by one.
-        num_epochs: passes over the problems instead, which gives the number of steps; ``null`` to count steps.
+        num_epochs: passes over the problems instead, which gives the number of steps; ``null`` to count steps. Problems
+            that ``resample_rounds`` takes besides are not counted: with it, a run of as many steps goes further.
         prompts_per_step: problems of one step.
         group_size: samples per problem.
         resample_rounds: dynamic sampling: at most so many times, problems that all samples solved or none did are
@@ -245,6 +249,21 @@ class AlgoConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _it_learns_something(self) -> AlgoConfig:
+        if self.resample_rounds and self.group_size == 1:
+            raise ValueError(
+                f"resample_rounds={self.resample_rounds} with group_size=1: dynamic sampling keeps problems that some "
+                "samples solved and others did not, so it would keep none; set resample_rounds=0, or group_size=2 or "
+                "more"
+            )
+        if self.objective.name == "kl_cov" and self.epochs * self.minibatches == 1:
+            raise ValueError(
+                "objective='kl_cov' with epochs=1 and minibatches=1: its penalty is on the distance from where the "
+                "step began, which is rounding before the first update; set minibatches=4, or epochs=2 or more"
+            )
+        return self
+
     @property
     def baseline(self) -> Literal["group", "critic", "none"]:
         """What samples are compared with. A user's own estimator is taken to need groups of any size."""
@@ -259,6 +278,11 @@ class AlgoConfig(Config):
     @property
     def needs_proximal(self) -> bool:
         return self.rescore or self.correction.make().needs_proximal
+
+    @property
+    def reads_all_samples(self) -> bool:
+        """Whether a term of the loss also reads samples whose advantage is zero."""
+        return bool(self.kl.loss_coef or self.entropy_coef)
 
     @property
     def selects_tokens(self) -> bool:

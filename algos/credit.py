@@ -1,8 +1,9 @@
 """From the trajectories of a step to samples with advantages.
 
 Three things happen to a trajectory on its way, in this order, and each is counted: infrastructure or the age of its
-tokens may keep it out of its group (:mod:`algos.groups`); its group may say nothing, and is dropped before the training
-forward; a filter may keep it out of the loss, though not out of its group's baseline (:mod:`algos.filters`).
+tokens may keep it out of its group (:mod:`algos.groups`); a filter may keep it out of the loss, though not out of its
+group's baseline (:mod:`algos.filters`); its group may say nothing, and then it counts in the loss's denominators like
+any other while no model runs on it, unless a KL term or an entropy bonus reads it too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from algos.advantages import Episodes
-from algos.advantages.episodes import Credit
+from algos.advantages.episodes import Credit, has_actions
 from algos.algo_config import AlgoConfig
 from algos.batch import Sample
 from algos.batch.sample import Floats
 from algos.filters import trains
+from algos.groups import differs
 from algos.metrics import Metrics
 from retool_env.trajectory import Trajectory
 
@@ -36,7 +38,9 @@ class Scored:
 def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> Scored:
     """The scored members of complete groups.
 
-    A group that is left with one member is dropped, unless the estimator compares with something else.
+    A group that is left with one member is dropped, unless the estimator compares with something else. With dynamic
+    sampling so is one whose members are all right or all wrong, after it has been counted: what the metrics say of
+    groups is of all that the step took.
 
     Args:
         groups: without the members that are withheld.
@@ -45,7 +49,7 @@ def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> 
     members = [[t for t in group if t.scored] for group in groups]
     kept = [scored for scored in members if len(scored) >= least]
     spreads = [np.ptp([t.record.reward for t in scored]) for scored in kept]
-    trajectories = [t for scored in kept for t in scored]
+    trajectories = [t for scored in kept if differs(scored) or not algo.resample_rounds for t in scored]
     return Scored(
         trajectories=trajectories,
         samples=[_sample(t, algo.mask_tool_tokens) for t in trajectories],
@@ -59,7 +63,9 @@ def scored_samples(groups: Sequence[Sequence[Trajectory]], algo: AlgoConfig) -> 
 
 
 def credit(scored: Scored, algo: AlgoConfig) -> tuple[list[Sample], Metrics]:
-    """The samples that are trained on, with advantages and, where there is a critic, returns.
+    """The samples that count in the loss, with advantages and, where there is a critic, returns.
+
+    Those that no term of the loss reads (``read=False``) have advantage zero or no trained token.
 
     Args:
         scored: its samples hold ``values`` where the estimator reads them, and ``reference_logprobs`` where a KL
@@ -73,8 +79,8 @@ def credit(scored: Scored, algo: AlgoConfig) -> tuple[list[Sample], Metrics]:
     filtered = [
         not trains(t.record, mask_overlong=algo.mask_overlong, mask_void=algo.mask_void) for t in scored.trajectories
     ]
-    used = given.used & ~np.array(filtered, dtype=np.bool_)
-    rows = [_with(samples[k], given, k) for k in np.flatnonzero(used).tolist()]
+    read = has_actions(episodes) if algo.reads_all_samples else given.used
+    rows = [_with(samples[k], given, k, read=bool(read[k])) for k, out in enumerate(filtered) if not out]
     metrics = {"groups/filtered_samples": float(sum(filtered)), "groups/unused_samples": float((~given.used).sum())}
     for name, attribute in (("advantages", "advantage"), ("returns", "returns"), ("values", "values")):
         metrics |= _spread(f"critic/{name}", rows, attribute)
@@ -122,14 +128,14 @@ def _kl(sample: Sample) -> np.typing.NDArray[np.float64]:
     return np.where(np.isfinite(gap), gap, 0.0)
 
 
-def _with(sample: Sample, given: Credit, k: int) -> Sample:
+def _with(sample: Sample, given: Credit, k: int, *, read: bool) -> Sample:
     returns = given.returns[k] if given.returns is not None else None
-    return replace(sample, advantage=given.advantages[k], returns=returns)
+    return replace(sample, advantage=given.advantages[k], returns=returns, read=read)
 
 
 def _spread(prefix: str, rows: Sequence[Sample], name: str) -> Metrics:
-    """Mean, maximum and minimum over the trained tokens."""
-    if not rows or getattr(rows[0], name) is None:
+    """Mean, maximum and minimum over the trained tokens, whether a model reads them or not."""
+    if not any(row.num_trained for row in rows) or getattr(rows[0], name) is None:
         return {}
     return _ends(prefix, np.concatenate([np.broadcast_to(getattr(s, name), s.trained.shape)[s.trained] for s in rows]))
 

@@ -23,7 +23,7 @@ from algos.batch import Sample
 from algos.batch.sample import Floats
 from algos.config import TrainConfig
 from algos.credit import Scored, credit, scored_samples
-from algos.groups import differs, split, withhold
+from algos.groups import split, withhold
 from algos.losses import select_covariant
 from algos.metrics import Metrics, age_metrics, rollout_metrics
 from algos.per_token import per_token
@@ -82,8 +82,8 @@ class Learner:
         samples, metrics = self.samples(trajectories, step=step, timing=timing)
         metrics |= {
             **{f"{name}/lr": rate for name, rate in rates.items()},
-            "num_samples": float(len(samples)),
-            "num_tokens/trained": float(sum(sample.num_trained for sample in samples)),
+            "num_samples": float(sum(sample.read for sample in samples)),
+            "num_tokens/trained": float(sum(sample.num_trained for sample in samples if sample.read)),
         }
         metrics |= update(self.parts, samples, self.config, self.world, step=step, sync=self.sync, timing=timing)
         every = self.config.algo.kl.refresh_every
@@ -92,7 +92,7 @@ class Learner:
         return metrics
 
     def samples(self, trajectories: Sequence[Trajectory], *, step: int, timing: Timing) -> tuple[list[Sample], Metrics]:
-        """What a step trains on, with everything that the losses read, and the metrics of all that it took."""
+        """What counts in a step's losses, with everything that they read, and the metrics of all that it took."""
         algo, sampling = self.config.algo, self.config.rollout.sampling
         scored = select(trajectories, self.config, step=step)
         # Without a nucleus the engine's log-probabilities are those of what it sampled from; with one they have to be
@@ -107,18 +107,19 @@ class Learner:
         if restricted:
             ready = [_as_sampled(sample) for sample in ready]
         with timing.stage("adv"):
-            rows, more = credit(replace(scored, samples=ready), algo)
+            counted, more = credit(replace(scored, samples=ready), algo)
         behind = [
             *(["reference_logprobs"] if algo.kl.penalty() else []),
             *(["proximal_logprobs"] if algo.needs_proximal else []),
         ]
+        rows = [sample for sample in counted if sample.read]
         rows = self._score(rows, behind, timing)  # type: ignore[arg-type]
         if algo.selects_tokens and rows:
             seed = derive(self.config.seed, "covariance", step)
             rows = select_covariant(rows, share=algo.covariance.share, band=algo.covariance.band, seed=seed)
         if algo.needs_critic and rows:
             more["critic/vf_explained_var"] = explained_variance(rows)
-        return rows, scored.metrics | more
+        return rows + [sample for sample in counted if not sample.read], scored.metrics | more
 
     def _score(self, samples: Sequence[Sample], kinds: Sequence[Kind], timing: Timing) -> list[Sample]:
         """The samples with these arrays, each rank having scored its share."""
@@ -166,7 +167,7 @@ def select(trajectories: Sequence[Trajectory], config: TrainConfig, *, step: int
         for group in split(trajectories)
     ]
     kept = [trajectory for group in groups for trajectory in group]
-    scored = scored_samples([g for g in groups if differs(g)] if algo.resample_rounds else groups, algo)
+    scored = scored_samples(groups, algo)
     metrics = rollout_metrics(trajectories) | age_metrics(kept, version=step) | scored.metrics
     metrics |= {"groups/total": float(len(groups)), "groups/withheld_samples": float(len(trajectories) - len(kept))}
     return replace(scored, metrics=metrics)

@@ -23,7 +23,7 @@ from retool_env.record import RewardPart
 from retool_env.trajectory import Trajectory
 from retool_env.verifier import Verdict
 
-__all__ = ["Metrics", "age_metrics", "eval_metrics", "rollout_metrics"]
+__all__ = ["Metrics", "age_metrics", "eval_metrics", "num_passes", "rollout_metrics"]
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> Metrics:
@@ -67,6 +67,12 @@ def age_metrics(trajectories: Sequence[Trajectory], *, version: int) -> Metrics:
     versions = [t.transcript.policy_version for t in trajectories if t.scored]
     ages = [version - v for row in versions for v in row[row >= 0].tolist()]
     return {"staleness/mean": fmean(ages), "staleness/max": float(max(ages))} if ages else {}
+
+
+def num_passes(trajectories: Sequence[Trajectory], num_problems: int) -> int:
+    """Whole passes over the problems that are done with these trajectories: groups take the problems in order, again
+    and again, and the first group is 0."""
+    return (max(t.group for t in trajectories) + 1) // num_problems
 
 
 def eval_metrics(trajectories: Sequence[Trajectory]) -> Metrics:

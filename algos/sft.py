@@ -160,13 +160,14 @@ def _loop(job: _Job, *, first_step: int) -> int:
     steps = sft_steps(
         job.samples, max_tokens=config.batch_tokens, num=config.batch_traces, window=config.window, seed=config.seed
     )
-    begun, seen, updates, step = time.perf_counter(), 0, list[Metrics](), first_step
+    begun, seen, updates, step, risen = time.perf_counter(), 0, list[Metrics](), first_step, 0.0
     for number, samples in enumerate(steps):
         progress = seen / job.total
         seen += len(samples)
+        risen = progress if number <= config.optim.warmup_steps else risen
         if number < first_step:
             continue
-        step, lr = number + 1, config.optim.lr * lr_factor(config.optim, number, progress=progress)
+        step, lr = number + 1, config.optim.lr * lr_factor(config.optim, number, progress=progress, risen=risen)
         updates.append(sft_update(job.loss, job.trained, samples, config, job.world, lr=lr))
         if job.logger is not None:
             job.logger.advance(seen, f"loss {updates[-1]['loss']:.3f}")

@@ -34,7 +34,7 @@ from algos.hints import where_time_goes
 from algos.isolation import check_layout, check_scorer
 from algos.learn import Learner
 from algos.logger import RunLogger, open_run
-from algos.metrics import Metrics
+from algos.metrics import Metrics, num_passes
 from algos.players import Player, make_player, with_workers
 from algos.policy.world import World
 from algos.rollouts import Replaying, Rollouts
@@ -227,7 +227,7 @@ def _progress(job: _Job, step: int, trajectories: Sequence[Trajectory]) -> Metri
     """Steps that are done, and passes over the problems, where these come to an end."""
     done = {"training/global_step": float(step + 1)}
     if job.num_problems and trajectories:
-        done["training/epoch"] = float(max(t.group for t in trajectories) // job.num_problems)
+        done["training/epoch"] = float(num_passes(trajectories, job.num_problems))
     return done
 
 

@@ -1,8 +1,9 @@
 """The optimizer steps of a training step.
 
-A *update* is one optimizer step on some groups: the denominator of its loss is computed over all of them and all ranks,
-micro-batches are accumulated, gradients clipped. Where loss or gradient is not a finite number, nothing is changed and
-the update is counted as skipped. While the critic warms up, it alone is trained.
+An *update* is one optimizer step on some groups: the denominator of its loss is computed over all of them and all
+ranks, samples that no term of the loss reads included; micro-batches of the others are accumulated, gradients clipped.
+Where loss or gradient is not a finite number, nothing is changed and the update is counted as skipped. While the critic
+warms up, it alone is trained.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def update(
     """
     algo, rows, timing = config.algo, list[Metrics](), timing or Timing()
     with contextlib.ExitStack() as guard:
-        for epoch in range(algo.epochs if samples else 0):
+        for epoch in range(algo.epochs):
             seed = derive(config.seed, "minibatch", step, epoch)
             for part in minibatches(samples, algo.minibatches, seed=seed):
                 with timing.stage("update_actor"):
@@ -81,14 +82,19 @@ def update(
 
 
 def minibatches(samples: Sequence[Sample], num: int, *, seed: int) -> list[list[Sample]]:
-    """Parts of about as many groups each, drawn anew in every pass; a group is never split."""
-    if num == 1:
-        return [list(samples)]
+    """Parts of about as many groups each, drawn anew in every pass; a group is never split.
+
+    Groups that the loss reads are dealt out first and the others behind them, so that parts have about as many of
+    either kind: each part's denominator is its own, as in trl and verl, and where those draw blindly a part with few
+    groups to learn from would make a small step and another a large one. A part with none makes no step.
+    """
+    read = {sample.group for sample in samples if sample.read}
     groups = sorted({sample.group for sample in samples})
     random.Random(seed).shuffle(groups)
+    groups.sort(key=lambda group: group not in read)
     part_of = {group: k % num for k, group in enumerate(groups)}
     parts = [[sample for sample in samples if part_of[sample.group] == k] for k in range(num)]
-    return [part for part in parts if part]
+    return [part for part in parts if any(sample.read for sample in part)]
 
 
 def accumulate(
@@ -115,8 +121,9 @@ def _gradients(
     """Gradients of the loss over all samples, in place of those that were there; returns the metrics."""
     algo = config.algo
     length = algo.aggregation_length or config.env.max_context_tokens
+    counted = weighted(samples, algo.aggregation, constant=length, num_ranks=world.size)
     batches = rank_batches(
-        weighted(samples, algo.aggregation, constant=length, num_ranks=world.size),
+        [sample for sample in counted if sample.read],
         rank=world.data_rank,
         num_ranks=world.num_data_ranks,
         max_tokens=algo.micro_batch_tokens,

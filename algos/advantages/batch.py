@@ -41,25 +41,28 @@ def reinforce_pp_baseline(episodes: Episodes) -> Credit:
 
 
 def gdpo(episodes: Episodes) -> Credit:
-    """Every part of the reward standardised in the group, added up, then standardised over the batch (2601.05242).
+    r"""Every part of the reward standardised in the group, added up, then standardised over the batch (2601.05242).
 
     A part's weight scales its share: parts are standardised without it. A group is left out when none of its parts
-    makes a difference. A KL penalty on the reward is one more part.
+    makes a difference.
+
+    The source has its KL penalty in the loss. One on the reward, :math:`\beta` times the KL of the episode, is taken
+    off the finished advantage, centred in the group: standardised like a part, or with the parts where these make no
+    difference, it would lose :math:`\beta`.
 
     Raises:
         UsageError: there are no parts.
     """
     if not episodes.parts:
         raise UsageError("gdpo needs the parts of the reward; give several, e.g. env.reward='{pm1: 1, format: 0.1}'")
-    parts = dict(episodes.parts)
-    if episodes.kl_coef:
-        parts["kl"] = episodes.total_rewards - episodes.rewards
-    total, used = np.zeros(len(episodes)), np.zeros(len(episodes), dtype=np.bool_)
-    for name, part in parts.items():
+    penalty = episodes.total_rewards - episodes.rewards
+    total, used = np.zeros(len(episodes)), differs(episodes, penalty)
+    for name, part in episodes.parts.items():
         total += episodes.part_weights.get(name, 1.0) * _grouped(episodes, part, grpo)
         used |= differs(episodes, part)
     spread = total.std(ddof=1) if len(total) > 1 else 0.0
-    return per_episode(episodes, (total - total.mean()) / (spread + EPSILON), used)
+    values = (total - total.mean()) / (spread + EPSILON)
+    return per_episode(episodes, values + _grouped(episodes, penalty, centred), used)
 
 
 def whiten(rows: list[Tokens]) -> list[Tokens]:

@@ -32,6 +32,8 @@ class Sample:
         order: rows of equal length are ordered by it (the ticket), so that batches are reproducible.
         group: which samples share a problem.
         weight: of every trained token in the loss of the optimizer step (:func:`algos.batch.weighted`).
+        read: False where no term of the loss reads the sample: it counts in the weights of the others, and no model
+            runs on it.
         proximal_logprobs: of the trainer's weights at the start of the step, where they are told apart from the
             behaviour's.
         reference_logprobs: of the reference policy.
@@ -47,6 +49,7 @@ class Sample:
     order: int = 0
     group: int = 0
     weight: float = 1.0
+    read: bool = True
     proximal_logprobs: Floats | None = None
     reference_logprobs: Floats | None = None
     values: Floats | None = None

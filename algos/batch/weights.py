@@ -10,8 +10,11 @@ sequence_sum        :math:`1/(B L)`                        2503.20783; L is a co
 prompt_mean         :math:`1/(Q N_g)`                      2510.13786; token mean of each of the Q groups
 ==================  =====================================  ==========================================================
 
-B, N and Q count what is handed in: samples that were filtered out on purpose before do not count, those that a
-rollout correction rejects within the loss still do.
+B, N and Q count what is handed in, as the sources and the code of trl and verl do: every scored sample of the optimizer
+step, those whose advantage is zero included although nothing may read them (:attr:`Sample.read
+<algos.batch.sample.Sample>`). So a token's weight does not depend on how many groups happen to agree, and neither does
+the factor of a KL term. Samples that were filtered out on purpose before do not count, those that a rollout correction
+rejects within the loss still do.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ AGGREGATIONS: tuple[str, ...] = get_args(Aggregation)
 def weighted(
     samples: Sequence[Sample], aggregation: str = "token_mean", *, constant: float | None = None, num_ranks: int = 1
 ) -> list[Sample]:
-    """The samples of an optimizer step, over all ranks, with their weights.
+    """The samples of an optimizer step, over all ranks and whether they are read or not, with their weights.
 
     Args:
         aggregation: one of :data:`AGGREGATIONS`.

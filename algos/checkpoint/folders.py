@@ -12,6 +12,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from algos.checkpoint.position import Record
+
 __all__ = ["BEST", "latest", "publish", "recover", "rotate", "temporary"]
 
 BEST = "best"
@@ -20,11 +22,17 @@ STEPS = "step-[0-9]*"
 
 
 def latest(root: Path) -> Path | None:
-    """The checkpoint to resume from; ``None`` when there is none yet."""
-    if (root / FINAL).is_dir():
-        return root / FINAL
-    steps = _steps(root)
-    return steps[-1] if steps else None
+    """The checkpoint to resume from, the one that is furthest; ``None`` when there is none yet.
+
+    ``final`` need not be: a run that ended, was resumed with more steps and killed has a newer ``step-*`` beside it.
+
+    Raises:
+        UsageError: both are there and one of them cannot be read.
+    """
+    ends = [*_steps(root)[-1:], *([root / FINAL] if (root / FINAL).is_dir() else [])]
+    if len(ends) < 2:
+        return ends[0] if ends else None
+    return max(reversed(ends), key=lambda folder: Record.read(folder).step)  # of equals the first, which is final
 
 
 def temporary(folder: Path) -> Path:

@@ -1,8 +1,9 @@
 r"""Which tokens drive entropy down: those where the advantage and the log-probability are high, or low, together.
 
-:math:`c_t = (A_t - \bar A)(\log o_t - \overline{\log o})` over all trained tokens of the optimizer step (2505.22617).
+:math:`c_t = (A_t - \bar A)(\log o_t - \overline{\log o})` over the trained tokens of the step (2505.22617).
 The source takes the current policy, and its code the tokens of a micro-batch; here it is the policy at the start and
-the whole step, so that the choice does not depend on how the step is cut.
+the whole step, so that the choice does not depend on how the step is cut. Samples whose advantage is zero are left out:
+they drive nothing, and whether their log-probabilities are known depends on the other terms of the loss.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def select_covariant(
             take those with the highest.
         seed: of the draw.
     """
-    masks = [sample.trained & np.isfinite(_logprobs(sample)) for sample in samples]
+    masks = [sample.trained & np.isfinite(_logprobs(sample)) & np.any(sample.advantage) for sample in samples]
     advantages = np.concatenate([np.broadcast_to(s.advantage, m.shape)[m] for s, m in zip(samples, masks, strict=True)])
     logprobs = np.concatenate([_logprobs(s)[m] for s, m in zip(samples, masks, strict=True)]).astype(np.float64)
     covariance = (advantages - advantages.mean()) * (logprobs - logprobs.mean()) if len(logprobs) else logprobs

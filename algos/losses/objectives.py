@@ -149,7 +149,7 @@ class Dppo:
 @dataclass(frozen=True, kw_only=True)
 class ClipCov:
     """:class:`Clip`, and no gradient for the tokens that :func:`~algos.losses.covariance.select_covariant` picked
-    (Clip-Cov, 2505.22617)."""
+    (Clip-Cov, 2505.22617). That holds from the first update on, unlike the clip itself."""
 
     low: float = 0.2
     high: float = 0.28
@@ -165,7 +165,11 @@ class ClipCov:
 @dataclass(frozen=True, kw_only=True)
 class KlCov:
     r""":math:`-r A`, plus :math:`k |\ell|` for the tokens that :func:`~algos.losses.covariance.select_covariant` picked
-    (KL-Cov, 2505.22617)."""
+    (KL-Cov, 2505.22617).
+
+    It is for several updates per step. Before the first of them :math:`\ell` is 0 but for rounding, whose sign is then
+    the penalty's gradient; a configuration with one update alone is refused.
+    """
 
     coef: float = 0.1
 

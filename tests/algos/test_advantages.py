@@ -122,6 +122,20 @@ def test_gdpo_standardises_every_part() -> None:
         make_advantage("gdpo")(episodes([1.0, 0.0]))
 
 
+@pytest.mark.parametrize("coef", [0.01, 2.0])
+def test_a_kl_penalty_keeps_its_coefficient_in_gdpo(coef: float) -> None:
+    """Nats of the trained tokens, 2, 4, 1 and 5, are taken off in units of the advantage, centred in each group."""
+    masks = [[0, 1, 1]] * 4
+    kl = [np.array([9.0, 1.5, 0.5]), np.array([9.0, 4.0, 0.0]), np.array([9.0, 0.5, 0.5]), np.array([9.0, 2.0, 3.0])]
+    settings = {"groups": [0, 0, 1, 1], "masks": masks, "kl": kl, "kl_coef": coef}
+    same = episodes([1.0] * 4, parts={"a": np.ones(4)}, **settings)
+    check("gdpo", same, [coef, -coef, 2 * coef, -2 * coef])
+    parts = {"a": np.array([1.0, 0.0, 0.0, 1.0])}
+    one = 3**0.5 / 2  # of 1, -1, -1, 1, whatever the size: over the unbiased deviation
+    mixed = episodes([1.0, 0.0, 0.0, 1.0], parts=parts, **settings)
+    check("gdpo", mixed, [one + coef, -one - coef, -one + 2 * coef, one - 2 * coef])
+
+
 def test_maxrl_refuses_negative_rewards() -> None:
     with pytest.raises(UsageError, match="maxrl got reward -1: it needs rewards >= 0"):
         maxrl(np.array([1.0, -1.0]))

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from algos.actor_critic import ActorCritic, Trained, make_actor_critic
 from algos.checkpoint import Checkpoints, Position
+from algos.checkpoint.folders import latest
 from algos.config import TrainConfig
 from algos.policy.world import World
 from algos.rollouts import RolloutState
@@ -224,6 +225,19 @@ def test_the_last_few_stay_and_the_best(tiny_folder: Path, tmp_path: Path, world
     other.checkpoints.save("final", Position(step=7))
     assert names(tmp_path) == {"step-000004", "step-000005", "best", "final"}
     assert Run(tmp_path, config, world).checkpoints.load().step == 7
+
+
+def test_a_run_goes_on_from_the_checkpoint_that_is_furthest(tiny_folder: Path, tmp_path: Path) -> None:
+    """A run that ended, went on with more steps and was killed has steps behind its ``final``."""
+    config, world = settings(tiny_folder, "plain"), World()
+    run = Run(tmp_path, config, world)
+    for name, step in (("step-000008", 8), ("final", 9), ("step-000009", 9)):
+        run.checkpoints.save(name, Position(step=step))
+    assert latest(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "final", "of two of one step"
+    run.checkpoints.save("step-000010", Position(step=10))
+    assert Run(tmp_path, config, world).checkpoints.load().step == 10
+    run.checkpoints.save("final", Position(step=12))
+    assert Run(tmp_path, config, world).checkpoints.load().step == 12
 
 
 @pytest.mark.parametrize(

@@ -253,9 +253,14 @@ def knobs() -> set[str]:
     return (named | options) - {"advantage.options", "objective.options"}
 
 
+def made(settings: dict) -> AlgoConfig:
+    """With the passes of :func:`config_of`, without which some settings are refused."""
+    return AlgoConfig(**{"epochs": 2} | settings)
+
+
 def turned(one: dict, two: dict) -> set[str]:
     """Knobs in which two settings differ."""
-    configs = [AlgoConfig(**settings) for settings in (one, two)]
+    configs = [made(settings) for settings in (one, two)]
     values = []
     for config in configs:
         held = leaves(config.model_dump())
@@ -270,9 +275,9 @@ def turned(one: dict, two: dict) -> set[str]:
 def test_no_setting_is_left_out() -> None:
     assert {name for pair in KNOBS.values() for name in turned(*pair)} >= knobs()
     assert set(AlgoConfig.model_fields) >= NOT_OF_THE_LOSS
-    names = {config.advantage.name for pair in KNOBS.values() for config in (AlgoConfig(**s) for s in pair)}
+    names = {config.advantage.name for pair in KNOBS.values() for config in (made(s) for s in pair)}
     assert names == set(ESTIMATORS)
-    chosen = {config.objective.name for pair in KNOBS.values() for config in (AlgoConfig(**s) for s in pair)}
+    chosen = {config.objective.name for pair in KNOBS.values() for config in (made(s) for s in pair)}
     assert chosen == set(OBJECTIVES)
 
 
@@ -399,3 +404,71 @@ def test_minibatches_keep_groups_whole_and_use_every_sample() -> None:
     assert [[s.order for s in p] for p in other] != [[s.order for s in p] for p in parts]
     assert minibatches(samples, 1, seed=1) == [samples]
     assert len(minibatches(samples[:3], 3, seed=1)) == 1, "a part without a group is no part"
+
+
+def test_minibatches_share_out_the_groups_that_are_read_and_those_that_are_counted() -> None:
+    ids = np.arange(4)
+    samples = [
+        Sample(
+            token_ids=ids,
+            trained=ids > 0,
+            behaviour_logprobs=np.zeros(4, np.float32),
+            group=k // 2,
+            order=k,
+            read=k // 2 in (3, 4, 8),
+        )
+        for k in range(18)
+    ]
+    for seed in range(5):
+        parts = minibatches(samples, 3, seed=seed)
+        assert Counter(s.order for part in parts for s in part) == Counter(range(18))
+        assert [(len(part), sum(s.read for s in part)) for part in parts] == [(6, 2)] * 3
+    (part,) = minibatches([replace(s, read=s.group == 3) for s in samples], 3, seed=0)
+    assert (len(part), sum(s.read for s in part)) == (6, 2), "the others would make no step; their samples go with them"
+    assert minibatches([replace(s, read=False) for s in samples], 1, seed=0) == []
+
+
+def agreeing(trajectories: list[Trajectory]) -> list[Trajectory]:
+    """All with the record of the last one, so that no group differs."""
+    return [replace(t, record=trajectories[-1].record) for t in trajectories]
+
+
+def learnt_once(folder: Path, trajectories: list[Trajectory], **algo: object) -> dict[str, float]:
+    """Metrics of the first update."""
+    config = config_of(folder, algo={"epochs": 1} | algo)
+    return Learner(parts=make_actor_critic(config, World()), config=config, world=World()).learn(trajectories, step=0)
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_sum", "sequence_mean", "token_mean", "prompt_mean"])
+def test_groups_that_agree_count_in_the_denominator_and_run_through_no_model(
+    tiny_folder: Path, aggregation: str
+) -> None:
+    played_out = step_of_trajectories()
+    every = [*played_out[:12], *agreeing(played_out[12:])]
+    tokens = [int(t.transcript.action_mask.sum()) for t in every]
+    share = {"token_mean": sum(tokens[:12]) / sum(tokens)}.get(aggregation, 12 / 16)
+    with_it, without = (learnt_once(tiny_folder, ts, aggregation=aggregation) for ts in (every, every[:12]))
+    assert with_it["num_samples"] == without["num_samples"] == 12
+    assert with_it["num_tokens/trained"] == sum(tokens[:12])
+    for name in ("actor/loss", "actor/grad_norm"):
+        assert with_it[name] == pytest.approx(share * without[name], rel=1e-4)
+    assert with_it["actor/entropy"] == pytest.approx(without["actor/entropy"], rel=1e-5), "a mean over what is read"
+
+
+def test_an_entropy_bonus_reads_groups_that_agree(tiny_folder: Path) -> None:
+    mixed, same = step_of_trajectories(), agreeing(step_of_trajectories())
+    alone = learnt_once(tiny_folder, same, entropy_coef=0.5)
+    assert alone["actor/loss"] == pytest.approx(-0.5 * alone["actor/entropy"], rel=1e-5)
+    assert alone["num_samples"] == 16
+    plain, bonus = (learnt_once(tiny_folder, mixed, entropy_coef=coef) for coef in (0.0, 0.5))
+    assert bonus["actor/loss"] - plain["actor/loss"] == pytest.approx(alone["actor/loss"], rel=1e-4)
+
+
+def test_a_kl_term_reads_groups_that_agree(tiny_folder: Path) -> None:
+    kl = {"coef": 0.5, "estimator": "k1"}
+    config = config_of(tiny_folder, algo={"epochs": 2, "kl": kl}, optim={"lr": 1e-2})
+    learner = Learner(parts=make_actor_critic(config, World()), config=config, world=World())
+    metrics = learner.learn(agreeing(step_of_trajectories()), step=0)
+    assert metrics["num_samples"] == 16
+    assert abs(metrics["actor/kl_loss"]) > 1e-4, "the second pass is away from the reference"
+    assert metrics["actor/loss"] == pytest.approx(0.5 * metrics["actor/kl_loss"], rel=1e-4)

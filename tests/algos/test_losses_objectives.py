@@ -287,6 +287,13 @@ def test_covariance_is_about_the_mean_advantage() -> None:
     assert chosen == 2
 
 
+def test_samples_without_an_advantage_are_no_part_of_the_covariance() -> None:
+    samples = [sample(10.0, [-1.0], 0), sample(10.0, [-1.1], 1), sample(1.0, [-5.0], 2)]
+    idle = [sample(0.0, [-30.0], 3), sample(0.0, [-40.0], 4)]
+    picked = [s.selected.any() for s in select_covariant([*samples, *idle], share=0.3)]
+    assert picked == [False, False, True, False, False], "as without them; -30 and -40 would stand out most"
+
+
 def test_clip_cov_draws_from_its_band() -> None:
     samples = [sample(1.0, [-0.1, -3.0, -1.5], 0), sample(-1.0, [-0.1, -4.0, -1.6], 1)]
     picks = set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from algos.metrics import rollout_metrics
+from algos.metrics import num_passes, rollout_metrics
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
 from retool_env.record import EpisodeRecord
@@ -74,6 +76,12 @@ def test_accuracy_does_not_depend_on_the_reward() -> None:
 def test_an_unscored_episode_is_counted_and_left_out() -> None:
     metrics = rollout_metrics(played({"pm1": 1.0, "void_turn": {"drop": 1}}, RIGHT, NOTHING))
     assert (metrics["num_failed"], metrics["num_unscored"], metrics["reward/mean"]) == (0.0, 1.0, 1.0)
+
+
+def test_a_pass_is_done_with_the_last_group_of_it() -> None:
+    (one,) = played("pm1", (True, Outcome.ANSWERED))
+    steps = [[replace(one, group=g) for g in range(first, first + 5)] for first in (0, 5, 10, 16)]
+    assert [num_passes(step, 10) for step in steps] == [0, 1, 1, 2]
 
 
 def test_a_part_that_reads_tool_results_is_labelled() -> None:

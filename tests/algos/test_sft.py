@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from agents.loading import load_model
 from agents.run_folder import is_time, read_metrics
-from algos.actor_critic import Trained
+from algos.actor_critic import ActorCritic, Trained
 from algos.batch import Sample
-from algos.config import OptimConfig, SftConfig
+from algos.config import OptimConfig, SftConfig, TrainConfig
 from algos.losses import SftLoss
 from algos.policy.config import LoraConfig, PolicyOptions
 from algos.policy.model import prepare, trainable
@@ -105,12 +107,58 @@ def test_a_step_may_be_a_number_of_traces() -> None:
 
 def test_schedule() -> None:
     cosine = OptimConfig(schedule="cosine", warmup_steps=10, lr_floor=0.1)
-    assert lr_factor(cosine, 0, progress=0.0) == pytest.approx(0.1)
-    assert lr_factor(cosine, 9, progress=0.0) == pytest.approx(1.0)
-    assert lr_factor(cosine, 99, progress=0.5) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert lr_factor(cosine, 99, progress=1.0) == pytest.approx(0.1)
-    assert lr_factor(OptimConfig(schedule="linear", lr_floor=0.2), 5, progress=0.25) == pytest.approx(0.8)
-    assert lr_factor(OptimConfig(warmup_steps=4), 1, progress=0.9) == pytest.approx(0.5), "constant behind the rise"
+    assert lr_factor(cosine, 0, progress=0.0, risen=0.0) == pytest.approx(0.1)
+    assert lr_factor(cosine, 9, progress=0.09, risen=0.1) == pytest.approx(1.0), "before the fall begins"
+    assert lr_factor(cosine, 99, progress=0.4, risen=0.1) == pytest.approx(
+        0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 3))
+    )
+    assert lr_factor(cosine, 99, progress=1.0, risen=0.1) == pytest.approx(0.1)
+    assert lr_factor(OptimConfig(schedule="linear", lr_floor=0.2), 5, progress=0.25, risen=0.0) == pytest.approx(0.8)
+    steady = lr_factor(OptimConfig(warmup_steps=4), 1, progress=0.9, risen=0.9)
+    assert steady == pytest.approx(0.5), "constant behind the rise"
+
+
+class Held:
+    """What :meth:`ActorCritic.set_progress` needs of a trainer."""
+
+    def __init__(self) -> None:
+        self.optimizers = {"actor": torch.optim.SGD([torch.zeros(1)], lr=1.0)}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 1, 50, 99, 200])
+def test_the_schedule_of_a_run_is_that_of_transformers(schedule: str, warmup: int) -> None:
+    """The rise is one step ahead: theirs starts at 0."""
+    make = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}[schedule]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-4)
+    theirs = make(optimizer, warmup, 100)
+    expected = []
+    for _ in range(101):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    optim = {"lr": 3e-4, "schedule": schedule, "warmup_steps": warmup, "lr_floor": 0.0}
+    config = TrainConfig(algo={"steps": 100}, optim=optim)
+    ours = [ActorCritic.set_progress(Held(), step, config)["actor"] for step in range(100)]  # type: ignore[arg-type]
+    assert ours == pytest.approx([expected[step + (step < warmup)] for step in range(100)], rel=1e-6, abs=1e-12)
+    assert warmup > 100 or max(ours) == pytest.approx(3e-4), "the peak is lr"
+
+
+def test_a_cold_start_gets_to_its_learning_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its progress is counted in traces, of which steps have different numbers."""
+    rates = []
+
+    def watch(*args: object, lr: float, **settings: object) -> dict[str, float]:
+        rates.append(lr)
+        return {"loss": 0.0, "grad_norm": 0.0, "num_skipped_updates": 0.0}
+
+    monkeypatch.setattr("algos.sft.sft_update", watch)
+    sizes = ["traces.num=200", "traces.epochs=1", "eval.problems.size=1", "eval.every=0", "optim.lr=0.5"]
+    optim = ["optim.schedule=linear", "optim.warmup_steps=5", "optim.lr_floor=0"]
+    sft(compose("sft", SftConfig, ["experiment=tiny_sft", "threads=1", f"out={tmp_path}", *sizes, *optim]))
+    assert len(rates) > 8
+    assert rates[:6] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5]), "and begins to fall from there"
+    assert all(one > two > 0 for one, two in itertools.pairwise(rates[5:]))
 
 
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
