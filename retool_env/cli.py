@@ -186,6 +186,9 @@ OTHER_KEYS = {"trainer.dry_run": "dry_run", "rollouts.replay": "rollout.replay"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # Before torch is loaded: its threads shall sleep while they wait for each other. Spinning, two runs on the same
+    # cores keep each other from running, and both take ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

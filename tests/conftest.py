@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from retool_env.config import EnvConfig
 # How long an example takes says nothing about it: machines are shared.
 settings.register_profile("retool", deadline=None)
 settings.load_profile("retool")
+
+# As the console command has it, before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell starts what it puts into the background deaf to Ctrl-C, and what tests start would inherit that.
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
