@@ -3,8 +3,8 @@ r"""Advantages: how much better a sample, or a token of it, was than expected.
 Purpose: from the rewards of one optimizer step to one number per trained token.
 Contract: :func:`make_advantage` gives a function from :class:`Episodes` (rewards, groups, parts of the reward, values,
 all over the whole step and all ranks) to :class:`Credit`. An advantage depends on no micro-batch and no padding.
-Episodes of a group without a difference are marked as not used, so that they are dropped before the training forward;
-a group of one is never NaN. A KL penalty on the reward counts at trained tokens only.
+Episodes of a group without a difference are marked as not used: they count in the loss's denominators, and no model
+runs on them. A group of one is never NaN. A KL penalty on the reward counts at trained tokens only.
 
 =====================  =====================================================================  ============
 name                   formula                                                                source

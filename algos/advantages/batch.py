@@ -1,7 +1,7 @@
 """Advantages that look at the whole step: statistics of the batch, or of every part of the reward.
 
-Statistics run over all episodes of the step as in the sources, groups without a difference included; those groups are
-left out of training afterwards.
+Statistics run over all episodes of the step as in the sources, groups without a difference included; nothing is
+learnt from those afterwards.
 """
 
 from __future__ import annotations
