@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -46,15 +49,20 @@ def load_model(path: str) -> PreTrainedModel:
     """The causal language model of a checkpoint folder, in float32.
 
     Raises:
-        UsageError: there is no checkpoint.
+        UsageError: there is no checkpoint, a file of it is torn, or weights are missing, which would be random.
     """
     load_config(path)
+    again = "download the folder again, or take another checkpoint (`retool doctor FOLDER` looks at it)"
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path!r} cannot be loaded as a causal language model: {' '.join(str(error).split())}"
-        ) from error
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise UsageError(f"{path!r} cannot be loaded as a causal language model: {said}; {again}") from error
+    model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(f"{path!r} lacks {len(missing)} of its model's weights, {missing[0]} among them; {again}")
     return model
 
 

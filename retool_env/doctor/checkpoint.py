@@ -1,6 +1,7 @@
 """A checkpoint folder: are all files there that a model and its tokenizer are loaded from, and whole?
 
-Only names, sizes and JSON are read, so this takes no time for any size of model, and no torch.
+Only names, sizes, JSON and the headers of safetensors files are read, so this takes no time for any size of model, and
+no torch.
 """
 
 from __future__ import annotations
@@ -53,6 +54,35 @@ def _faults(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"{len(missing)} of {len(weights)} shards are missing: {', '.join(missing[:3])}", again
     if small := [path.name for path in weights if path.is_file() and path.stat().st_size < _POINTER]:
         yield f"{', '.join(small[:3])}: a few bytes, so a pointer of Git LFS and no weights", "git lfs pull"
+        return
+    for path in weights:
+        if path.suffix == ".safetensors" and path.is_file() and (fault := _fault_of(path, _promised(folder, path))):
+            yield f"{path.name}: {fault}", again
+
+
+def _promised(folder: Path, path: Path) -> set[str]:
+    """The tensors that the index says are in a shard."""
+    index = _read(folder / "model.safetensors.index.json") or {}
+    return {name for name, shard in index.get("weight_map", {}).items() if shard == path.name}
+
+
+def _fault_of(path: Path, promised: set[str]) -> str:
+    """What is wrong with a safetensors file: eight bytes with the length of a JSON header, the header, the data."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+            end = (
+                8
+                + length
+                + max((one["data_offsets"][1] for key, one in header.items() if key != "__metadata__"), default=0)
+            )
+        except (ValueError, TypeError, LookupError, AttributeError):
+            return "its header cannot be read"
+    if end != (size := path.stat().st_size):
+        return f"{size:,} bytes, and its header says {end:,}: a download that was interrupted?"
+    lacking = sorted(promised - set(header))
+    return f"{len(lacking)} tensors are not in it, {lacking[0]} among them" if lacking else ""
 
 
 def _weights(folder: Path) -> list[Path]:

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from retool_env.doctor.checkpoint import examine_checkpoint
 from retool_env.doctor.command import main
@@ -215,9 +217,18 @@ def test_checkpoints(tiny_folder: Path, tmp_path: Path) -> None:
     sharded = copy("sharded", without="model.safetensors")
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    (sharded / "model-1.safetensors").write_bytes(bytes(2000))
-    (shard,) = examine_checkpoint(sharded)
+    save_file({"a": np.zeros(400, dtype=np.float32)}, sharded / "model-1.safetensors")
+    shard, lacking = examine_checkpoint(sharded)
     assert shard.said == "1 of 2 shards are missing: model-2.safetensors"
+    assert lacking.said == "model-1.safetensors: 1 tensors are not in it, c among them"
+
+    torn = copy("torn", without="model.safetensors")
+    content = (tiny_folder / "model.safetensors").read_bytes()
+    (torn / "model.safetensors").write_bytes(content[: len(content) // 2])
+    (cut,) = examine_checkpoint(torn)
+    assert cut.level == "wrong" and f"its header says {len(content):,}" in cut.said
+    (torn / "model.safetensors").write_bytes(b"\xff" * 2000)
+    assert examine_checkpoint(torn)[0].said == "model.safetensors: its header cannot be read"
     (absent,) = examine_checkpoint(tmp_path / "nowhere")
     assert absent.said == "no such folder"
 
