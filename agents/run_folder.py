@@ -26,7 +26,7 @@ import yaml
 
 from retool_env.config import Config
 from retool_env.errors import UsageError
-from retool_env.files import atomic
+from retool_env.files import atomic, lock_folder
 
 __all__ = ["RunFolder", "is_time", "read_metrics", "stored_config"]
 
@@ -44,8 +44,10 @@ class RunFolder:
         resume: go on in a folder that holds a run with the same configuration; only what it shows (``logger``) may
             differ. Without it, a folder that holds a run is refused: nothing that was computed is ever overwritten.
 
+    Nobody else may write there as long as this object is there.
+
     Raises:
-        UsageError: the folder holds a run, or a run with another configuration.
+        UsageError: the folder holds a run, or a run with another configuration; another process writes it.
     """
 
     def __init__(self, path: str | Path, config: Config, *, resume: bool = False) -> None:
@@ -69,6 +71,7 @@ class RunFolder:
                     f"{there}, and this is {here}; go on with what it has (--resume {path}), give another out=..., or "
                     "delete the folder"
                 )
+        self._lock = lock_folder(self.path)
         with atomic(stored) as temporary:
             temporary.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

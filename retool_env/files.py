@@ -15,15 +15,51 @@ False
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from retool_env.errors import UsageError
 
-__all__ = ["atomic"]
+__all__ = ["atomic", "lock_folder"]
+
+_PATIENCE, _PAUSE = 5.0, 0.05  # seconds
+_log = logging.getLogger(__name__)
+
+
+def lock_folder(folder: Path) -> IO[bytes]:
+    """A file in ``folder`` that no other process can lock while this one lives, whatever becomes of its children.
+
+    Closing the file, or dropping it, gives the lock back. A process that is being killed is given some seconds to be
+    gone. Where the file system has no locks, a warning says so.
+
+    Raises:
+        UsageError: another process has it, or the folder cannot be written to.
+    """
+    try:
+        file = (folder / ".lock").open("wb")
+    except OSError as error:
+        raise UsageError(f"out={str(folder)!r} cannot be written ({error.strerror})") from error
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, as the system likes
+            if time.monotonic() < until:
+                time.sleep(_PAUSE)
+                continue
+            file.close()
+            said = f"out={str(folder)!r}: another process is writing there; wait for it, or end it"
+            raise UsageError(said) from error
+        except OSError as error:
+            _log.warning("%s cannot be locked (%s): see that nothing else writes there", folder, error.strerror)
+        return file
 
 
 @contextmanager

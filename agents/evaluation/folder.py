@@ -17,7 +17,6 @@ Left out: numbers; and what a power failure leaves.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -38,7 +37,7 @@ from agents.evaluation.identity import Identity, differences
 from agents.evaluation.lines import Lines, as_line
 from agents.evaluation.played import FAILURES, TRAJECTORIES, Played
 from retool_env.errors import UsageError
-from retool_env.files import atomic
+from retool_env.files import atomic, lock_folder
 from retool_env.trajectory import Trajectory
 
 __all__ = ["EvalFolder", "Launch", "RunFile", "is_evaluation", "read_run"]
@@ -104,7 +103,7 @@ class EvalFolder:
         except OSError as error:
             raise UsageError(f"out={str(path)!r} cannot be made a run folder ({error.strerror})") from error
         self._check(identity)
-        self._lock = self._take_lock()
+        self._lock = lock_folder(self.path)
         self.played = Played.read(self.path)
         self._began = time.monotonic()
         old = read_run(self.path).launches if (self.path / RUN).is_file() else ()
@@ -169,22 +168,6 @@ class EvalFolder:
                 f"out={str(self.path)!r} holds a run that is no evaluation of this version ({other} without {RUN}); "
                 "give another out=..."
             )
-
-    def _take_lock(self) -> IO[bytes]:
-        """A file that is locked as long as this process lives, whatever becomes of its children."""
-        try:
-            file = (self.path / ".lock").open("wb")
-        except OSError as error:
-            raise UsageError(f"out={str(self.path)!r} cannot be written ({error.strerror})") from error
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, as the system likes
-            file.close()
-            raise UsageError(f"out={str(self.path)!r}: another process is writing there; wait for it") from error
-        except OSError as error:
-            file.close()
-            raise UsageError(f"out={str(self.path)!r} cannot be locked ({error.strerror})") from error
-        return file
 
     def _write_run(self) -> None:
         with atomic(self.path / RUN) as temporary:

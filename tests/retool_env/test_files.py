@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from retool_env.errors import UsageError
-from retool_env.files import atomic
+from retool_env.files import atomic, lock_folder
 
 
 def test_the_old_file_is_there_until_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -64,3 +68,35 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/f.txt' cannot be written \(Not a directory|File exists"):
         atomic(tmp_path / "file" / "f.txt").__enter__()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from retool_env.files import lock_folder
+held = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_is_given_back_when_its_process_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process is writing there"):
+            lock_folder(tmp_path)
+        other.kill()
+    lock_folder(tmp_path).close()
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")  # as network file systems have it
+
+    monkeypatch.setattr(fcntl, "lockf", without_locks)
+    lock_folder(tmp_path).close()
+    assert "cannot be locked (No locks available)" in caplog.text

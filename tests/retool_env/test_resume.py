@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,30 @@ def test_it_is_shown_where_it_was_or_elsewhere(tmp_path: Path) -> None:
     assert changed.algo.advantage.name == "gae", "the rest is the run's"
     RunFolder(folder, changed, resume=True)
     assert compose("train", TrainConfig, [f"resume={folder}"]).logger == changed.logger
+
+
+HOLD = """
+import sys
+from agents.run_folder import RunFolder
+from algos.config import TrainConfig
+from retool_env.compose import compose
+run = RunFolder(sys.argv[1], compose("train", TrainConfig, ["resume=" + sys.argv[1]]), resume=True)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_one_run(run: Path) -> None:
+    """A job that was put into the queue again while the old one still runs would remove its checkpoints."""
+    resumed = compose("train", TrainConfig, [f"resume={run}"])
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process is writing there"):
+            RunFolder(run, resumed, resume=True)
+        other.kill()
+    RunFolder(run, resumed, resume=True)
 
 
 def test_a_switch_is_a_switch() -> None:
