@@ -90,7 +90,9 @@ def wilson(successes: float, num: float, *, quantile: float = Z95) -> Interval:
     centre = mean + quantile**2 / (2 * num)
     spread = quantile * math.sqrt(max(mean * (1 - mean), 0) / num + quantile**2 / (4 * num**2))
     scale = 1 + quantile**2 / num
-    return Interval(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    # At 0 and 1 the end is exact, and not a rounding beside it.
+    low = (centre - spread) / scale if mean > 0 else 0.0
+    return Interval(max(0.0, low), min(1.0, (centre + spread) / scale) if mean < 1 else 1.0)
 
 
 def score_interval(means: Sequence[float]) -> Interval:

@@ -32,6 +32,11 @@ def test_wilson_equals_scipy(successes: int, num: int) -> None:
     assert wilson(successes, num) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@pytest.mark.parametrize("num", [1, 30, 100, 400, 500, 1319])
+def test_an_end_at_0_or_1_is_exact(num: int) -> None:
+    assert wilson(0, num).low == 0.0 and wilson(num, num).high == 1.0
+
+
 @pytest.mark.parametrize("freedom", [*range(1, 41), 100, 499, 1318, 9999])
 def test_t_quantile_equals_scipy(freedom: int) -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy is the oracle")
