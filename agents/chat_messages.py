@@ -83,11 +83,14 @@ def with_calls(text: str, calls: Sequence[ToolCall], dialect: Dialect) -> str:
 def with_stop(text: str, matched: JsonValue, dialect: Dialect) -> str:
     """The text with the stop string that ended it, which endpoints leave out.
 
-    Where the endpoint does not say which one it was (``matched``), it is put back if the text has no answer and becomes
-    a well-formed call by it.
+    Where the endpoint does not say what it was (``matched`` is ``None``), it is put back if the text has no answer and
+    becomes a well-formed call by it. A number is the id of the end token: the model ended the turn itself, and what it
+    left open is its own mistake.
     """
     if isinstance(matched, str):
         return text if matched in text or matched not in dialect.stop else text + matched
+    if matched is not None:
+        return text
     turn = dialect.parse(text)
     if turn.stopped or turn.answer:
         return text

@@ -120,6 +120,7 @@ def test_a_stop_string_that_the_endpoint_left_out_is_put_back(server: ChatServer
         ("It is \\boxed{1}", None, "It is \\boxed{1}"),
         ("I do not know", None, "I do not know"),
         ("I do not know", 151645, "I do not know"),
+        ("<code>\nprint(1)\n", 151645, "<code>\nprint(1)\n"),
     ],
 )
 def test_when_a_stop_string_is_put_back(text: str, matched: str | int | None, whole: str) -> None:

@@ -167,3 +167,14 @@ def test_what_is_null_is_not_known_and_half_a_pair_is_replaced(server: ChatServe
     )
     got = connect(server).act(ask())
     assert TOKENIZER.decode(got.token_ids[:-1]) == "\U0001f600 � \\ud800" and got.num_counted == 0
+
+
+@pytest.mark.parametrize("word", ["matched_stop", "stop_reason"])
+def test_a_program_that_the_model_left_open_is_not_closed_for_it(server: ChatServer, word: str) -> None:
+    """A number is the end token: as ids the same turn would be a void one, and nothing of it would be run."""
+    message = {"role": "assistant", "content": "<code>\nprint(1)\n"}
+    server.raw = json.dumps({"choices": [{"message": message, "finish_reason": "stop", word: 151645}]}).encode()
+    got = connect(server).act(ask(stop=("</code>",)))
+    assert TOKENIZER.decode(got.token_ids[:-1]) == "<code>\nprint(1)\n" and got.token_ids[-1] == TOKENIZER.eos_id
+    (trajectory,) = play_one(server, "retool")
+    assert trajectory.record.outcome is Outcome.NO_ANSWER and not trajectory.record.calls
