@@ -2,7 +2,8 @@
 
 In an episode a call is text, in the words of the dialect. An endpoint has fields for it. Going out, a turn whose calls
 are all well formed becomes an assistant message with ``tool_calls`` and one ``tool`` message for each result; any other
-turn stays text, and its results become messages of the user. Coming in, ``Dialect.write`` turns calls into text.
+turn stays text, and its results become messages of the user. Coming in, ``Dialect.write`` turns calls into text; those
+of a turn that was cut by length stay as they were written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from retool_env.errors import UsageError
 from retool_env.problems import Message
 from retool_env.tools import ToolCall
 
-__all__ = ["as_calls", "chat_messages", "with_calls", "with_stop"]
+__all__ = ["as_calls", "chat_messages", "cut_turn", "with_calls", "with_stop"]
 
 
 def chat_messages(messages: Sequence[Message], dialect: Dialect, *, structured: bool) -> list[JsonValue]:
@@ -78,6 +79,18 @@ def with_calls(text: str, calls: Sequence[ToolCall], dialect: Dialect) -> str:
         except UsageError:
             continue
     return text
+
+
+def cut_turn(text: str, functions: Iterable[tuple[str, str]], dialect: Dialect) -> str:
+    """A turn that was cut by length, perhaps in the middle of a call.
+
+    Nothing of it is run, so the arguments follow the text as they were written, and only up to where they would end
+    the turn in the dialect's words. Where nothing was written a space stands for the turn: the end-of-turn token, which
+    is what an empty turn becomes, would say that the model had ended it.
+    """
+    said = "\n".join(arguments for _, arguments in functions)
+    ends = [said.find(stop) for stop in dialect.stop if stop in said]
+    return "\n".join(part for part in (text, said[: min(ends, default=len(said))]) if part) or " "
 
 
 def with_stop(text: str, matched: JsonValue, dialect: Dialect) -> str:
