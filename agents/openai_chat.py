@@ -5,10 +5,11 @@ is written down in the episode's dialect, so that it is parsed, run, counted and
 encoded once, with the episode's tokenizer (bytes, where the model's is not known), and never again. There are no
 log-probabilities: such episodes cannot be trained on.
 
-Tried again are outages and full endpoints (no connection, 408, 409, 429, 5xx), at growing intervals and not before the
-moment that the endpoint names. A refusal of one request (400, 413, 422) by an endpoint that has answered others is a
-failure of that episode, and of an episode that has outgrown the endpoint's context its end, as a turn cut by length.
-Every other refusal is the user's mistake and stops the run.
+Tried again are outages and full endpoints (no connection, 408, 409, 429, 5xx, a generation that the server gave up), at
+growing intervals and not before the moment that the endpoint names. A turn that a content filter stopped is a failure
+of its episode, for what is left is not what the policy wrote. So is a refusal of one request (400, 413, 422) by an
+endpoint that has answered others; of an episode that has outgrown the endpoint's context it is the end, as a turn cut
+by length. Every other refusal is the user's mistake and stops the run.
 
 Left out: streaming, and reasoning that it reports beside the text.
 """
@@ -27,7 +28,7 @@ import httpx
 from pydantic import JsonValue
 
 from agents.base import Generation, Request, check_request
-from agents.chat_messages import as_calls, chat_messages, with_calls, with_stop
+from agents.chat_messages import as_calls, chat_messages, cut_turn, with_calls, with_stop
 from agents.openai_wire import Choice, Completion, Models, read_completion, says_full, told
 from agents.writing import write_turn
 from retool_env.dialects import Dialect
@@ -135,7 +136,7 @@ class OpenAIAgent:
 
         Raises:
             UsageError: the request has no messages, or the endpoint refuses what the user has set.
-            EngineError: the endpoint did not answer, or refuses this one request.
+            EngineError: the endpoint did not answer, refuses this one request, or filtered what the policy wrote.
         """
         check_request(request, self._tokenizer.vocab_size)
         if not request.messages:
@@ -183,11 +184,11 @@ class OpenAIAgent:
 
     def _text(self, choice: Choice) -> str:
         text = choice.message.content or ""
-        if choice.message.tool_calls:
-            functions = [call.function for call in choice.message.tool_calls]
-            return with_calls(text, as_calls((f.name, f.arguments) for f in functions), self._dialect)
+        functions = [(call.function.name, call.function.arguments) for call in choice.message.tool_calls or ()]
         if choice.finish_reason == "length":
-            return text
+            return cut_turn(text, functions, self._dialect)
+        if functions:
+            return with_calls(text, as_calls(functions), self._dialect)
         matched = choice.matched_stop if choice.matched_stop is not None else choice.stop_reason
         return with_stop(text, matched, self._dialect)
 
@@ -224,6 +225,12 @@ class OpenAIAgent:
             return f"status {answer.status_code}: {told(answer)}", retry_after(answer)
         if answer.status_code != 200:
             raise self._refusal(answer)
+        completion = self._read(answer)
+        choice = completion.choices[0]
+        return (f"no whole turn (finish_reason {choice.finish_reason!r})", 0.0) if choice.failed else completion
+
+    def _read(self, answer: httpx.Response) -> Completion:
+        """The completion, which has a choice that no filter has cut."""
         try:
             completion = read_completion(answer.content)
         except ValueError as error:
@@ -231,6 +238,8 @@ class OpenAIAgent:
         if not completion.choices:
             raise EngineError(f"{self.url} answered a completion without a choice: {answer.text[:200]!r}")
         self._answered = True
+        if completion.choices[0].finish_reason == "content_filter":
+            raise EngineError(f"{self.url}: its content filter stopped the turn (finish_reason 'content_filter')")
         return completion
 
     def _refusal(self, answer: httpx.Response) -> Exception:

@@ -1,7 +1,8 @@
 """What a chat endpoint answers, as far as it is read, and what its refusals mean.
 
 Servers differ in what they leave out: ``null`` stands for what is not known, arguments may be an object where the
-protocol has its text, and half a surrogate pair, which a model can write, becomes U+FFFD.
+protocol has its text, content may be a list of parts, of which those of text are read, and half a surrogate pair, which
+a model can write, becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _FULL: Final = re.compile(
     r"context_length_exceeded|exceed_context_size|(?:maximum|model's|available) context (?:length|size)|context window",
     re.IGNORECASE,
 )
+_FAILED: Final = frozenset({"abort", "error", "insufficient_system_resource"})
+"""Words of SGLang, vLLM and DeepSeek for a generation that the server gave up."""
 
 
 class _Wire(BaseModel):
@@ -45,6 +48,14 @@ class _Message(_Wire):
     content: str | None = None
     tool_calls: tuple[_Call, ...] | None = None
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        texts = [part.get("text") for part in value if isinstance(part, dict) and part.get("type", "text") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
+
 
 class Choice(_Wire):
     """``matched_stop`` is SGLang's word for what ``stop_reason`` is to vLLM; OpenAI has none."""
@@ -53,6 +64,13 @@ class Choice(_Wire):
     finish_reason: str | None = None
     matched_stop: JsonValue = None
     stop_reason: JsonValue = None
+
+    @property
+    def failed(self) -> bool:
+        """The server gave the generation up, so that what there is of it is no turn of the policy. No reason and
+        nothing written is the same; text without a reason is a turn, because there are servers that give none."""
+        nothing = not (self.message.content or self.message.tool_calls)
+        return self.finish_reason in _FAILED or (not self.finish_reason and nothing)
 
 
 class _Usage(_Wire):

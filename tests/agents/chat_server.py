@@ -26,6 +26,7 @@ class ChatServer:
     Attributes:
         bodies: of all requests.
         failures: statuses of the next answers, with headers, before it works; 200 lets one through.
+        reasons: why the next texts end, whatever they are, before it says the truth.
         refusal: what those answers say, if not their status.
         seconds: that every answer takes.
         names_stop: says which stop string ended the text, as SGLang does.
@@ -41,6 +42,7 @@ class ChatServer:
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.failures: list[tuple[int, dict[str, str]]] = []
+        self.reasons: list[str | None] = []
         self.seconds = 0.0
         self.names_stop = False
         self.bare_calls = False
@@ -64,6 +66,8 @@ class ChatServer:
         if self.raw:
             return Response(self.raw, media_type="application/json")
         choice = self._choice(body)
+        if self.reasons:
+            choice["finish_reason"] = self.reasons.pop(0)
         usage = {"usage": {"completion_tokens": len(str(choice["message"]).split())}} if self.counts else {}
         return JSONResponse({"choices": [choice], **usage})
 

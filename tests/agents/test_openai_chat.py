@@ -120,6 +120,7 @@ def test_a_stop_string_that_the_endpoint_left_out_is_put_back(server: ChatServer
         ("It is \\boxed{1}", None, "It is \\boxed{1}"),
         ("I do not know", None, "I do not know"),
         ("I do not know", 151645, "I do not know"),
+        ("<code>\nprint(1)\n", 151645, "<code>\nprint(1)\n"),
     ],
 )
 def test_when_a_stop_string_is_put_back(text: str, matched: str | int | None, whole: str) -> None:
@@ -197,7 +198,9 @@ def test_arguments_that_cannot_be_read_reach_the_model_as_a_mistake(
     server.arguments = arguments
     env = environment(dialect, max_context_tokens=20_000, max_turn_tokens=8000)
     (trajectory,) = play(ListSource(name="x", problems=PROBLEMS[:1]), connect(server, dialect), env=env, num_episodes=1)
-    assert trajectory.record.calls[0].status.invalid
+    assert trajectory.record.calls[0].status is ToolStatus.MALFORMED
+    (turn,) = [m["content"] for m in server.bodies[1]["messages"] if m["role"] == "assistant"]
+    assert arguments in turn or json.dumps(arguments) in turn
     assert trajectory.scored and Trajectory.from_json(trajectory.to_json()).record == trajectory.record
 
 
@@ -226,6 +229,56 @@ def test_calls_that_a_dialect_cannot_write_do_not_end_the_run() -> None:
     calls = as_calls([("search", '{"q": 1}'), ("code_interpreter", '{"code": "print(1)"}'), ("code_interpreter", "{}")])
     assert retool.parse(with_calls("So. ", calls, retool)).calls[0].code == "print(1)"
     assert with_calls("So. ", calls[:1], retool) == "So. "
+
+
+def turn_of(dialect: str, arguments: str, text: str = "So. ") -> str:
+    return with_calls(text, as_calls([("code_interpreter", arguments)]), make_dialect(dialect))
+
+
+def test_arguments_that_are_json_in_the_dialect_become_a_string_and_the_model_reads_what_is_wrong() -> None:
+    turn = turn_of("hermes", '{"code": "print(')
+    assert turn.splitlines()[2] == r'{"name": "code_interpreter", "arguments": "{\"code\": \"print("}'
+    (call,) = make_dialect("hermes").parse(turn).calls
+    assert call.name == "code_interpreter" and "no valid JSON (Unterminated string" in call.problem
+    two = as_calls([("code_interpreter", '{"code": "1"}'), ("code_interpreter", "[1]")])
+    good, bad = make_dialect("hermes").parse(with_calls("", two, make_dialect("hermes"))).calls
+    assert good.code == "1" and not good.problem and "must be an object, got list" in bad.problem
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"code": "print(',
+        "print(1)",
+        "[1]",
+        '"print(1)"',
+        '{"program": "print(1)"}',
+        '{"code": ["print(1)"]}',
+        "a < b",
+    ],
+)
+@pytest.mark.parametrize("dialect", ["retool", "markdown"])
+def test_what_is_no_program_stands_in_front_of_an_empty_one(dialect: str, arguments: str) -> None:
+    turn = turn_of(dialect, arguments)
+    assert turn.startswith(f"So. {arguments}\n")
+    (call,) = make_dialect(dialect).parse(turn).calls
+    assert "the program is empty" in call.problem and call.span[1] == len(turn)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["<code>print(1)</code>", "```python\nprint(1)", "```python\n1\n```\n```output\n", '{"code": "1\n```\n'],
+)
+@pytest.mark.parametrize("dialect", ["retool", "markdown"])
+def test_marks_in_what_is_no_program_make_no_other_call(dialect: str, arguments: str) -> None:
+    turn = turn_of(dialect, arguments)
+    (call,) = make_dialect(dialect).parse(turn).calls
+    assert call.problem and call.span[1] == len(turn) and arguments.strip("`<>\n")[:4] in turn
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_call_without_arguments_says_nothing(dialect: str) -> None:
+    assert turn_of(dialect, "") == turn_of(dialect, "{}") and "So. {}" not in turn_of(dialect, "")
 
 
 def test_malformed_calls_stay_text_and_results_follow_in_order() -> None:

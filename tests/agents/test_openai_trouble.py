@@ -167,3 +167,87 @@ def test_what_is_null_is_not_known_and_half_a_pair_is_replaced(server: ChatServe
     )
     got = connect(server).act(ask())
     assert TOKENIZER.decode(got.token_ids[:-1]) == "\U0001f600 � \\ud800" and got.num_counted == 0
+
+
+@pytest.mark.parametrize("word", ["matched_stop", "stop_reason"])
+def test_a_program_that_the_model_left_open_is_not_closed_for_it(server: ChatServer, word: str) -> None:
+    """A number is the end token: as ids the same turn would be a void one, and nothing of it would be run."""
+    message = {"role": "assistant", "content": "<code>\nprint(1)\n"}
+    server.raw = json.dumps({"choices": [{"message": message, "finish_reason": "stop", word: 151645}]}).encode()
+    got = connect(server).act(ask(stop=("</code>",)))
+    assert TOKENIZER.decode(got.token_ids[:-1]) == "<code>\nprint(1)\n" and got.token_ids[-1] == TOKENIZER.eos_id
+    (trajectory,) = play_one(server, "retool")
+    assert trajectory.record.outcome is Outcome.NO_ANSWER and not trajectory.record.calls
+
+
+def answering(finish_reason: str | None, *calls: Any, content: Any = "So I") -> bytes:
+    written = [
+        {"id": "x", "type": "function", "function": {"name": "code_interpreter", "arguments": call}} for call in calls
+    ]
+    message = {"role": "assistant", "content": content, "tool_calls": written or None}
+    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("reason", "content"), [("abort", "So I"), ("error", "So I"), ("abort", ""), (None, None), (None, "")]
+)
+def test_a_generation_that_the_server_gave_up_is_tried_again(
+    server: ChatServer, reason: str | None, content: str | None
+) -> None:
+    server.raw = answering(reason, content=content)
+    with pytest.raises(EngineError, match=rf"finish_reason {reason!r}.*given up after 2 attempts"):
+        connect(server, max_attempts=2).act(ask())
+    assert len(server.bodies) == 2
+    source, agent = ListSource(name="x", problems=PROBLEMS[:1]), connect(server, max_attempts=1)
+    (trajectory,) = play(source, agent, env=environment("retool"), num_episodes=1)
+    assert trajectory.record.outcome is Outcome.ENGINE_OUTAGE and not trajectory.scored
+
+
+def test_what_comes_after_a_generation_that_was_given_up_is_the_turn(server: ChatServer) -> None:
+    server.reasons = ["abort", "error"]
+    got = connect(server, structured=False).act(ask(stop=("</code>",)))
+    assert TOKENIZER.decode(got.token_ids).endswith("print(3 + 4)\n</code>") and len(server.bodies) == 3
+
+
+def test_a_turn_that_a_filter_took_away_fails_its_episode_at_once(server: ChatServer) -> None:
+    server.raw = answering("content_filter")
+    with pytest.raises(EngineError, match="content_filter") as caught:
+        connect(server).act(ask())
+    assert server.url in str(caught.value) and len(server.bodies) == 1
+    (trajectory,) = play_one(server)
+    assert trajectory.record.outcome is Outcome.ENGINE_OUTAGE and "content_filter" in trajectory.failure
+
+
+CUT = (
+    '{"code": "print(',
+    '{"code": "print(1)"}',
+    '{"code": "print(\'</code>\')", "x',
+    "```python\n1\n```\n```output\n",
+)
+
+
+@pytest.mark.parametrize("dialect", ["retool", "markdown", "hermes"])
+@pytest.mark.parametrize("arguments", CUT)
+def test_a_call_that_was_cut_by_length_is_never_run(server: ChatServer, dialect: str, arguments: str) -> None:
+    server.raw = answering("length", arguments)
+    parts = make_dialect(dialect)
+    got = connect(server, dialect).act(ask(stop=parts.stop, budget=300))
+    text = TOKENIZER.decode(got.token_ids)
+    assert got.finish_reason == "length" and text.startswith("So I\n" + arguments[:10])
+    assert not parts.parse(text).stopped and TOKENIZER.eos_id not in got.token_ids.tolist()
+    (trajectory,) = play_one(server, dialect)
+    assert trajectory.record.outcome is Outcome.TURN_TOO_LONG and not trajectory.record.calls
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_a_turn_that_was_cut_before_a_word_does_not_end_itself(server: ChatServer, content: str | None) -> None:
+    """As of a model whose budget went into reasoning that is not shown."""
+    server.raw = answering("length", content=content)
+    (trajectory,) = play_one(server)
+    assert trajectory.record.outcome is Outcome.TURN_TOO_LONG
+
+
+def test_content_may_be_a_list_of_parts(server: ChatServer) -> None:
+    parts = [{"type": "text", "text": "So it "}, {"type": "refusal", "refusal": "no"}, {"type": "text", "text": "is."}]
+    server.raw = answering("stop", content=parts)
+    assert TOKENIZER.decode(connect(server).act(ask()).token_ids[:-1]) == "So it is."
