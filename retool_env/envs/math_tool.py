@@ -127,9 +127,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     @property
     def record(self) -> EpisodeRecord:
-        """What became of the last episode that ended."""
+        """What became of the episode, once it has ended."""
         if self._record is None:
-            raise UsageError("no episode has ended yet")
+            raise UsageError("the episode has not ended yet")
         return self._record
 
     def reset(
@@ -149,6 +149,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._ticket = self._next_ticket(options or {})
         problem = self._ticket.problem
         if self._tools is None:
+        self._record = None
             self._tools = SharedTools(self.config)
         self._episode = Episode(
             problem,
@@ -180,6 +181,19 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def render(self) -> str | None:
         """The transcript; see ``render_mode``."""
         if self.render_mode == "html":
+    def cancel(self) -> EpisodeRecord:
+        """End the running episode from outside, as ``cancelled`` and unscored; its record, which the feeder gets too.
+
+        For wrappers that cut an episode off, which :meth:`step` knows nothing of.
+
+        Raises:
+            UsageError: no episode is running.
+        """
+        if self.episode.outcome is not None:
+            raise UsageError(f"the episode has ended already ({self.episode.outcome})")
+        self.episode.fail(Outcome.CANCELLED)
+        return self._finish(Outcome.CANCELLED)
+
             return episode_html(self.episode)
         return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
 

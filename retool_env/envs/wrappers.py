@@ -80,7 +80,8 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
 class RecordTrajectories(gymnasium.Wrapper[Observation, NDArray[np.int64], Any, Any]):
     """Append every finished episode to a JSONL file of :class:`~retool_env.trajectory.Trajectory`.
 
-    The policy's log-probabilities are not known here and are recorded as missing.
+    The policy's log-probabilities are not known here and are recorded as missing. An episode that a wrapper inside,
+    such as ``TimeLimit``, cuts off is ended as ``cancelled``, unscored, as its last observation says too.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], path: str | Path) -> None:
@@ -92,6 +93,8 @@ class RecordTrajectories(gymnasium.Wrapper[Observation, NDArray[np.int64], Any, 
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
             append_trajectories(self._path, [self._trajectory()])
+            if self._base.episode.outcome is None:
+                self._base.cancel()
         return observation, reward, terminated, truncated, info
 
     def _trajectory(self) -> Trajectory:

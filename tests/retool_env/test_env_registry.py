@@ -21,7 +21,9 @@ from retool_env.envs.text import TextView
 from retool_env.envs.wrappers import RecordTrajectories, TokenByToken
 from retool_env.errors import UsageError
 from retool_env.problems import Problem
-from retool_env.tokenizer import ByteTokenizer
+from retool_env.sources import open_source
+from retool_env.tokenizer import ByteTokenizer, FileTokenizer
+from retool_env.feeder import Feeder
 from retool_env.trajectory import read_trajectories
 
 TOKENIZER = ByteTokenizer()
@@ -295,6 +297,46 @@ def test_checking_long_sequences_is_an_array_operation() -> None:
     ids = np.zeros(16_000, dtype=np.int64)
     ours = gymnasium.make("retool/MathTool-v0").unwrapped.action_space
     theirs = gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(257), stack=True)
+
+def test_recording_under_a_time_limit_writes_the_episode_that_was_cut(tmp_path) -> None:
+    """The trap: on ``truncated`` the environment's record was still that of the episode before."""
+    path = tmp_path / "episodes.jsonl"
+    ended = []
+    feeder = Feeder(
+        open_source(size=4, split="heldout"), on_end=lambda ticket, _, record: ended.append((ticket, record))
+    )
+    made = RecordTrajectories(
+        gymnasium.make("retool/Math-v0", max_episode_steps=1, max_void_turns=5, feeder=feeder), path
+    )
+    for text in (ANSWER, "hm"):
+        made.reset()
+        observation, reward, *_ = made.step(action(text, end=True))
+    whole, cut = read_trajectories(path)
+    assert [t.record.outcome for t in (whole, cut)] == ["answered", "cancelled"]
+    assert cut.record.problem.id == feeder.ticket(1).problem.id
+    assert cut.record.turns == ("hm",)
+    assert cut.record.num_action_tokens == cut.transcript.num_action_tokens == 3
+    assert (cut.record.reward, reward, observation["scored"].tolist()) == (None, 0.0, [0])
+    assert [ticket.index for ticket, _ in ended] == [0, 1]
+    assert ended[1][1].outcome == "cancelled"
+    assert feeder.state_dict()["first"] == 2
+    made.close()
+
+
+def test_a_first_episode_can_be_cut_too(tmp_path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    made = RecordTrajectories(gymnasium.make("retool/MathTool-v0", max_episode_steps=1), path)
+    made.reset(options={"problem": PROBLEM})
+    assert made.step(action(CALL))[2:4] == (False, True)
+    (cut,) = read_trajectories(path)
+    assert (cut.record.outcome, cut.record.calls[0].text) == ("cancelled", "42")
+    with pytest.raises(UsageError, match="has ended already"):
+        made.unwrapped.cancel()
+    made.reset(options={"problem": PROBLEM})
+    with pytest.raises(UsageError, match="not ended yet"):
+        made.unwrapped.record  # noqa: B018
+    made.close()
+
 
     def seconds(space) -> float:
         start = time.perf_counter()
