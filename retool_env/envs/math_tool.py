@@ -105,6 +105,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.action_space = TokenSequence(vocab.vocab_size, length, end_id=vocab.eos_id)
         self._episode: Episode | None = None
         self._ticket: Ticket | None = None
+        self._dealt = False  # by the feeder
         self._tickets: Iterator[Ticket] | None = None
         self._tools: SharedTools | None = None
         self._session: ToolSession | None = None
@@ -138,7 +139,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """Start an episode.
 
         Args:
-            options: ``{"index": i}`` plays problem ``i`` of the source, ``{"problem": Problem(...)}`` plays that one.
+            options: ``{"index": i}`` plays problem ``i`` of the source (the feeder's, if there is a feeder),
+                ``{"problem": Problem(...)}`` plays that one. Such an episode is none of the feeder's tickets, and the
+                feeder does not hear of it.
 
         Raises:
             UsageError: an unknown option, or a prompt longer than the context.
@@ -146,10 +149,10 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """
         super().reset(seed=seed)
         self._began = time.perf_counter()
+        self._record = None
         self._ticket = self._next_ticket(options or {})
         problem = self._ticket.problem
         if self._tools is None:
-        self._record = None
             self._tools = SharedTools(self.config)
         self._episode = Episode(
             problem,
@@ -178,9 +181,6 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         terminated = record.outcome.terminated
         return self._observe(scored=reward is not None), reward or 0.0, terminated, not terminated, info
 
-    def render(self) -> str | None:
-        """The transcript; see ``render_mode``."""
-        if self.render_mode == "html":
     def cancel(self) -> EpisodeRecord:
         """End the running episode from outside, as ``cancelled`` and unscored; its record, which the feeder gets too.
 
@@ -194,6 +194,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.episode.fail(Outcome.CANCELLED)
         return self._finish(Outcome.CANCELLED)
 
+    def render(self) -> str | None:
+        """The transcript; see ``render_mode``."""
+        if self.render_mode == "html":
             return episode_html(self.episode)
         return self.episode.tokenizer.decode(self.episode.token_ids) if self.render_mode == "ansi" else None
 
@@ -215,7 +218,8 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def _next_ticket(self, options: dict[str, Any]) -> Ticket:
         if unknown := set(options) - {"index", "problem"}:
             raise UsageError(f"reset options {sorted(unknown)} are unknown; known: 'index', 'problem'")
-        if self.feeder is not None and not options:
+        self._dealt = self.feeder is not None and not options
+        if self.feeder is not None and self._dealt:
             if self._tickets is None:
                 self._tickets = self.feeder.slot(self.slot, self.num_slots)
             return next(self._tickets)
@@ -223,13 +227,17 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             if not isinstance(problem := options["problem"], Problem):
                 raise UsageError(f"reset option problem={problem!r}: give a retool_env.problems.Problem")
             return self._make_ticket(0, problem)
-        if self._source is None:
-            self._source = open_source(**self.problems.model_dump())
-        bound = self._source.size or 2**31
+        source = self._own_source() if self.feeder is None else self.feeder.source
+        bound = source.size or 2**31
         index = int(options["index"]) if "index" in options else int(self.np_random.integers(bound))
         if not 0 <= index < bound:
             raise UsageError(f"reset option index={index}: the source has problems 0..{bound - 1}")
-        return self._make_ticket(index, self._source.problem(index))
+        return self._make_ticket(index, source.problem(index))
+
+    def _own_source(self) -> ProblemSource:
+        if self._source is None:
+            self._source = open_source(**self.problems.model_dump())
+        return self._source
 
     def _make_ticket(self, index: int, problem: Problem) -> Ticket:
         seed = int(self.np_random.integers(2**31))
@@ -270,7 +278,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             )
         )
         self._record = record
-        if self.feeder is not None:
+        if self.feeder is not None and self._dealt:
             self.feeder.on_end(self.ticket, self.episode, record)
         return record
 
