@@ -34,7 +34,7 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
     """One step is one token, as in classic token-level reinforcement learning.
 
     The action is a single id. The turn is handed to the environment when the token is the end-of-turn token, when the
-    turn's text ends in a stop string of the dialect, or when its budget is used up; until then the reward is 0. The
+    turn's text holds a stop string of the dialect, or when its budget is used up; until then the reward is 0. The
     observation shows the context with the tokens so far, and what is left of the budget.
     """
 
@@ -66,7 +66,8 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
         if self._turn[-1] == episode.tokenizer.eos_id or len(self._turn) >= episode.budget:
             return True
         text = episode.tokenizer.decode(self._turn)
-        return any(text.endswith(stop) for stop in episode.dialect.stop)
+        # Not endswith: one token may hold the end of a stop string and what follows it.
+        return any(stop in text for stop in episode.dialect.stop)
 
     def _so_far(self) -> Observation:
         turn = np.array(self._turn, dtype=np.int64)
@@ -92,9 +93,9 @@ class RecordTrajectories(gymnasium.Wrapper[Observation, NDArray[np.int64], Any, 
     def step(self, action: NDArray[np.int64]) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
-            append_trajectories(self._path, [self._trajectory()])
             if self._base.episode.outcome is None:
                 self._base.cancel()
+            append_trajectories(self._path, [self._trajectory()])
         return observation, reward, terminated, truncated, info
 
     def _trajectory(self) -> Trajectory:

@@ -7,12 +7,14 @@ import pickle
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import retool_env  # noqa: F401  registers the ids
 from retool_env.envs.math_tool import MathToolEnv
@@ -20,10 +22,10 @@ from retool_env.envs.spaces import FreeText
 from retool_env.envs.text import TextView
 from retool_env.envs.wrappers import RecordTrajectories, TokenByToken
 from retool_env.errors import UsageError
+from retool_env.feeder import Feeder
 from retool_env.problems import Problem
 from retool_env.sources import open_source
 from retool_env.tokenizer import ByteTokenizer, FileTokenizer
-from retool_env.feeder import Feeder
 from retool_env.trajectory import read_trajectories
 
 TOKENIZER = ByteTokenizer()
@@ -246,6 +248,33 @@ def test_token_by_token_plays_the_same_episode() -> None:
     whole.close()
 
 
+def bytes_and_a_merge(folder: Path) -> FileTokenizer:
+    """A tokenizer of bytes and one more token: ``>`` with an end of line, as byte-pair vocabularies have."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    backend.add_tokens([AddedToken(">\n", normalized=False)])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    return FileTokenizer(folder)
+
+
+def test_token_by_token_sees_a_stop_inside_of_a_token(tmp_path) -> None:
+    tokenizer = bytes_and_a_merge(tmp_path)
+    made = TokenByToken(MathToolEnv(tokenizer=str(tmp_path)))
+    observation, _ = made.reset(options={"problem": PROBLEM})
+    ids = tokenizer.encode(CALL + "\n")
+    for token in ids:
+        assert observation["turn"].tolist() == [0]
+        observation, *_ = made.step(token)
+    assert tokenizer.decode(ids[-1:]) == ">\n"
+    assert observation["turn"].tolist() == [1]
+    assert tokenizer.decode(observation["token_ids"]).endswith("\n<interpreter>\n42\n</interpreter>\n")
+    made.close()
+
+
 def test_token_by_token_stops_at_the_budget() -> None:
     made = TokenByToken(gymnasium.make("retool/MathTool-v0", max_turn_tokens=3))
     made.reset(options={"problem": PROBLEM})
@@ -268,35 +297,6 @@ def test_recording_wrapper_writes_what_happened(tmp_path) -> None:
     assert good.record.calls[0].text == "42"
     made.close()
 
-
-def test_render_modes() -> None:
-    made = gymnasium.make("retool/MathTool-v0", render_mode="html", instructions=False)
-    made.reset(options={"problem": Problem(id="q", prompt="Is 1 < 2 & 3?", answer="1")})
-    made.step(action(CALL))
-    page = made.render()
-    assert page.count("<section") == 3
-    assert "Is 1 &lt; 2 &amp; 3?" in page
-    assert "&lt;interpreter&gt;" in page
-    made.close()
-
-
-def test_free_text_takes_what_gymnasiums_text_refuses() -> None:
-    question = "Löse ∑ xᵢ² = 5\n\twith $x > 0$"
-    space = FreeText(100, seed=0)
-    assert question in space
-    assert question not in gymnasium.spaces.Text(100)
-    assert "x" * 101 not in space
-    assert 5 not in space
-    assert all(space.sample() in space for _ in range(50))
-    assert space.from_jsonable(space.to_jsonable([question])) == [question]
-    assert space == FreeText(100) != FreeText(101)
-
-
-def test_checking_long_sequences_is_an_array_operation() -> None:
-    """The trap: ``Sequence(Discrete)`` looks at ids one by one in Python; compared in one run, not by the clock."""
-    ids = np.zeros(16_000, dtype=np.int64)
-    ours = gymnasium.make("retool/MathTool-v0").unwrapped.action_space
-    theirs = gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(257), stack=True)
 
 def test_recording_under_a_time_limit_writes_the_episode_that_was_cut(tmp_path) -> None:
     """The trap: on ``truncated`` the environment's record was still that of the episode before."""
@@ -337,6 +337,35 @@ def test_a_first_episode_can_be_cut_too(tmp_path) -> None:
         made.unwrapped.record  # noqa: B018
     made.close()
 
+
+def test_render_modes() -> None:
+    made = gymnasium.make("retool/MathTool-v0", render_mode="html", instructions=False)
+    made.reset(options={"problem": Problem(id="q", prompt="Is 1 < 2 & 3?", answer="1")})
+    made.step(action(CALL))
+    page = made.render()
+    assert page.count("<section") == 3
+    assert "Is 1 &lt; 2 &amp; 3?" in page
+    assert "&lt;interpreter&gt;" in page
+    made.close()
+
+
+def test_free_text_takes_what_gymnasiums_text_refuses() -> None:
+    question = "Löse ∑ xᵢ² = 5\n\twith $x > 0$"
+    space = FreeText(100, seed=0)
+    assert question in space
+    assert question not in gymnasium.spaces.Text(100)
+    assert "x" * 101 not in space
+    assert 5 not in space
+    assert all(space.sample() in space for _ in range(50))
+    assert space.from_jsonable(space.to_jsonable([question])) == [question]
+    assert space == FreeText(100) != FreeText(101)
+
+
+def test_checking_long_sequences_is_an_array_operation() -> None:
+    """The trap: ``Sequence(Discrete)`` looks at ids one by one in Python; compared in one run, not by the clock."""
+    ids = np.zeros(16_000, dtype=np.int64)
+    ours = gymnasium.make("retool/MathTool-v0").unwrapped.action_space
+    theirs = gymnasium.spaces.Sequence(gymnasium.spaces.Discrete(257), stack=True)
 
     def seconds(space) -> float:
         start = time.perf_counter()
