@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 
     @property
     def truncated(self) -> bool:
-        """A budget ended it: scored as wrong."""
+        """A budget ended it: scored as an episode without an answer."""
         return not (self.terminated or self.failed)
 
 
