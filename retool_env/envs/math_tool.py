@@ -40,7 +40,7 @@ from retool_env.rewards import make_reward
 from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.tools import ToolCall, ToolResult, ToolSession
+from retool_env.tools import ToolBox, ToolCall, ToolResult, ToolSession
 from retool_env.verifier import Verdict
 from retool_env.verifier.others import load_verifier
 
@@ -144,25 +144,26 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 feeder does not hear of it.
 
         Raises:
-            UsageError: an unknown option, or a prompt longer than the context.
+            UsageError: an unknown option, a prompt longer than the context, or settings of the problem's that a tool
+                cannot take.
             StopIteration: the feeder has no more tickets for this slot.
         """
         super().reset(seed=seed)
         self._began = time.perf_counter()
         self._record = None
         self._ticket = self._next_ticket(options or {})
-        problem = self._ticket.problem
+        self._episode = None  # so that step() refuses when what follows does
         if self._tools is None:
             self._tools = SharedTools(self.config)
+        self._end_session()
+        self._session = self._open_session(self._tools.box)
         self._episode = Episode(
-            problem,
+            self._ticket.problem,
             dialect=self.dialect,
             tokenizer=load_tokenizer(self.config.tokenizer),
             limits=self._limits,
             tools=self._tools.box.specs,
         )
-        self._end_session()
-        self._session = self._tools.box.open(seed=self._ticket.sandbox_seed, tools_kwargs=problem.tools_kwargs)
         return self._observe(scored=False), {"problem_id": self._ticket.problem.id}
 
     def step(self, action: NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -206,6 +207,13 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         if self._tools is not None:
             self._tools.close()
             self._tools = None
+
+    def _open_session(self, box: ToolBox) -> ToolSession:
+        problem = self.ticket.problem
+        try:
+            return box.open(seed=self.ticket.sandbox_seed, tools_kwargs=problem.tools_kwargs)
+        except UsageError as error:
+            raise UsageError(f"problem {problem.id!r}: correct its tools_kwargs: {error}") from error
 
     def _end_session(self) -> None:
         if self._session is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -30,11 +30,13 @@ __all__ = [
     "RunStatus",
     "Sandbox",
     "Session",
+    "check_files",
     "check_relative",
 ]
 
 Mode = Literal["script", "notebook"]
 MIN_SECONDS = 0.05
+_LONGEST_PART = 255
 
 Fault = Literal["", "busy", "setup", "lost", "closed", "unavailable", "protocol"]
 """Why a run ended as ``sandbox_error``: the queue was full; isolation could not be set up; what ran the program died;
@@ -168,12 +170,26 @@ class Cancel:
                 self._actions.remove(action)
 
 
-def check_relative(paths: Sequence[str] | Mapping[str, bytes]) -> None:
+def check_relative(paths: Iterable[str]) -> None:
     """File names must stay inside the program's directory. Raises :class:`UsageError` naming the bad one."""
     for name in paths:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or len(name.encode()) > 1024:
             raise UsageError(f"file name {name!r}: must be a relative path without '..', at most 1024 bytes")
+        if max(len(part.encode()) for part in path.parts) > _LONGEST_PART:
+            raise UsageError(f"file name {name!r}: no part of it may have more than {_LONGEST_PART} bytes")
+
+
+def check_files(names: Iterable[str]) -> None:
+    """Names that can lie beside each other in the program's directory: :func:`check_relative`, and none is the folder
+    of another one. Raises :class:`UsageError` naming the bad ones."""
+    names = list(names)
+    check_relative(names)
+    paths = {PurePosixPath(name): name for name in names}
+    for path, name in paths.items():
+        for parent in path.parents:
+            if parent in paths:
+                raise UsageError(f"files {paths[parent]!r} and {name!r}: the first cannot be a folder too; rename one")
 
 
 class Session(Protocol):
@@ -239,7 +255,7 @@ class Sandbox(Protocol):
             key: whose run it is; places are shared fairly between keys.
 
         Raises:
-            UsageError: a file name that is not relative.
+            UsageError: a file name that is not relative, or two that exclude each other.
         """
         ...
 

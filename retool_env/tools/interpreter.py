@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.outcome import ToolStatus
-from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox, Session
+from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox, Session, check_files
 from retool_env.tools.base import Arguments, ToolContext, ToolHandle, ToolReply
 from retool_env.tools.signature import BadArgumentsError, Signature
 from retool_env.tools.spec import ToolSpec
@@ -100,6 +100,10 @@ class CodeInterpreter:
     @property
     def pure(self) -> bool:
         return not self.stateful
+
+    def check(self, kwargs: Mapping[str, JsonValue]) -> None:
+        """Raises :class:`UsageError` for settings of a problem that cannot work."""
+        _files(kwargs)
 
     def open(self, context: ToolContext) -> ToolHandle:
         files = _files(context.kwargs)
@@ -205,4 +209,8 @@ def _files(kwargs: Mapping[str, JsonValue]) -> dict[str, bytes]:
     files = kwargs.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
         raise UsageError(f"code_interpreter: files={files!r}: expected a mapping from file name to text")
+    try:
+        check_files(files)
+    except UsageError as error:
+        raise UsageError(f"code_interpreter: files: {error}") from error
     return {name: str(text).encode() for name, text in files.items()}

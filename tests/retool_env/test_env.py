@@ -150,6 +150,25 @@ def test_options_beside_a_feeder_read_its_source_and_take_none_of_its_tickets() 
     made.close()
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"_dummy": "x"},
+            "problem 'p': correct its tools_kwargs: code_interpreter has no setting '_dummy'; known: files",
+        ),
+        ({"files": {"a": "1", "a/b": "2"}}, "problem 'p': correct its tools_kwargs: .* files 'a' and 'a/b'"),
+    ],
+)
+def test_a_problems_wrong_settings_are_named_before_anything_is_sampled(env, kwargs: dict, message: str) -> None:
+    env.reset(options={"problem": PROBLEM})
+    settings = {"code_interpreter": {"create_kwargs": kwargs}}
+    with pytest.raises(UsageError, match=message):
+        env.reset(options={"problem": PROBLEM.model_copy(update={"tools_kwargs": settings})})
+    with pytest.raises(UsageError, match="call reset"):
+        env.step(action("<code>1</code>"))
+
+
 def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> None:
     env.reset(seed=1)
     env.step(action("<code>print(1)</code>"))

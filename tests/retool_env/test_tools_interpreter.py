@@ -184,11 +184,16 @@ def test_in_a_session_a_program_may_change_the_files_for_good(sandbox: Sandbox) 
     [
         ({"flies": {}}, "code_interpreter has no setting 'flies'; did you mean 'files'"),
         ({"files": ["a"]}, "expected a mapping from file name to text"),
+        ({"files": {"../x": "1"}}, r"code_interpreter: files: file name '\.\./x': must be a relative path"),
+        ({"files": {"a": "1", "a/b": "2"}}, "files 'a' and 'a/b': the first cannot be a folder too; rename one"),
     ],
 )
 def test_settings_that_cannot_work_are_named(kwargs: dict[str, JsonValue], message: str, sandbox: Sandbox) -> None:
     with pytest.raises(UsageError, match=message):
         CodeInterpreter(sandbox=sandbox).open(ToolContext(kwargs=kwargs))
+    box = ToolBox([CodeInterpreter(sandbox=sandbox)])
+    with pytest.raises(UsageError, match=message):
+        box.open(tools_kwargs={"code_interpreter": {"create_kwargs": kwargs}})
 
 
 @pytest.mark.parametrize("stateful", [False, True])
