@@ -114,8 +114,10 @@ class RunResult:
         wall_seconds: from dispatch to the end of the program, without waiting in a queue.
         queue_seconds: waiting for a free place before that.
         max_rss_mb: largest resident memory in MiB, the warm interpreter's own included; 0 where it is not known.
-        truncated: a part of stdout or stderr was left out, here or by the server that ran the program.
-        files: the files that were asked for by ``fetch`` and exist, as bytes.
+        truncated: a part of stdout or stderr was left out, here or by the server that ran the program, or a file of
+            ``fetch`` for its size.
+        files: the files that were asked for by ``fetch`` and exist, as bytes; 32 MiB in all, and what does not fit
+            behind those before it is left out.
         fault: for ``sandbox_error``, what failed.
         tier: how strongly the program was isolated, as the backend names it.
     """
@@ -249,7 +251,8 @@ class Sandbox(Protocol):
             limits: what it may use.
             stdin: its standard input.
             files: put into its working directory before it starts, by relative path.
-            fetch: relative paths to read back afterwards; what is missing or no regular file is left out.
+            fetch: relative paths to read back afterwards; what is missing or no regular file is left out, and so, with
+                ``truncated``, is what does not fit into 32 MiB.
             seed: of ``random`` and of numpy's global generator.
             cancel: ends the run, or takes it out of the queue, when called.
             key: whose run it is; places are shared fairly between keys.

@@ -123,6 +123,9 @@ CASES = {
         files={"f": b"1!"},
         ours=RunStatus.ERROR,
     ),
+    "a file that is too large to come back": Case(
+        code="open('f', 'wb').write(bytes(40 << 20))", more={"fetch_files": ["f"]}, truncated=True
+    ),
     "a null file is none": Case(
         code="import os\nprint(os.path.exists('f'))", more={"files": {"f": None}}, stdout="False\n"
     ),

@@ -108,6 +108,11 @@ class TestJupyter:
             server, "import os\nos.mkdir('out')", code, "1 / 0", files={"i": b64(b"ab")}, fetch_files=["out/o", "no"]
         )
         assert answer["files"] == {"out/o": b64(b"abab")}
+        assert answer["driver"]["truncated"] is False
+
+    def test_a_file_that_is_too_large_to_come_back_is_told(self, server: Server) -> None:
+        answer = self.run(server, "open('f', 'wb').write(bytes(40 << 20))", fetch_files=["f"])
+        assert (answer["files"], answer["driver"]["truncated"]) == ({}, True)
 
     def test_a_forged_report_is_only_text(self, server: Server) -> None:
         answer = self.run(server, 'print(\'{"display": [], "error": []}\')\n5')
