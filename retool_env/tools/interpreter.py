@@ -135,7 +135,7 @@ class CodeInterpreter:
         undone = "; the variables are as they were before it" if self.stateful else ""
         match run.status:
             case RunStatus.TIMEOUT:
-                return f"[timed out after {self.limits.cpu_seconds:g} s{undone}]"
+                return f"[timed out after {self._time(run)}{undone}]"
             case RunStatus.MEMORY:
                 return f"[out of memory: the limit is {self.limits.memory_mb} MiB{undone}]"
             case RunStatus.OUTPUT_LIMIT:
@@ -146,6 +146,15 @@ class CodeInterpreter:
                 return f"[the program ended with exit code {run.exit_code}]"
             case _:
                 return ""
+
+    def _time(self, run: RunResult) -> str:
+        """The limit that a program ran into. A result does not name it, so it is the one that was used up; on a busy
+        machine the wall clock may be past its limit too, and where processor time is not measured, there is no other.
+        """
+        cpu, wall = self.limits.cpu_seconds, self.limits.wall_seconds
+        if run.cpu_seconds / cpu >= min(1.0, run.wall_seconds / wall):
+            return f"{cpu:g} s"
+        return f"{wall:g} s on the wall clock"
 
 
 @dataclass(frozen=True)

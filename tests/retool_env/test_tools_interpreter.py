@@ -87,6 +87,13 @@ def test_the_end_of_a_program_is_said_in_words(code: str, status: ToolStatus, te
     assert reply.text == text or reply.text.endswith("\n" + text)
 
 
+def test_a_time_out_names_the_limit_that_was_reached(sandbox: Sandbox) -> None:
+    tool = CodeInterpreter(sandbox=sandbox, limits=Limits(cpu_seconds=0.5, wall_seconds=1.5))
+    asleep, busy = run(tool, "import time; time.sleep(60)"), run(tool, "while True: pass")
+    assert (asleep.status, asleep.text) == (ToolStatus.TIMEOUT, "[timed out after 1.5 s on the wall clock]")
+    assert (busy.status, busy.text) == (ToolStatus.TIMEOUT, "[timed out after 0.5 s]")
+
+
 def test_memory_is_said_in_words(sandbox: Sandbox) -> None:
     reply = run(CodeInterpreter(sandbox=sandbox, limits=LIMITS), "x = 'a' * 10**9")
     assert reply.status is ToolStatus.MEMORY
