@@ -35,7 +35,7 @@ class Outcome(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Infrastructure ended it: unscored, never 0."""
+        """Infrastructure ended it, or whoever cancelled it: unscored, never 0."""
         return self in _FAILED
 
     @property

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from retool_env.config import EnvConfig, ProblemsConfig, check_config
 from retool_env.dialects import make_dialect
+from retool_env.envs.ending import unscored_record
 from retool_env.envs.render import episode_html
 from retool_env.envs.spaces import TokenSequence
 from retool_env.envs.toolbox import SharedTools
@@ -35,12 +36,12 @@ from retool_env.errors import UsageError
 from retool_env.feeder import Feeder, ProblemSource, Ticket
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
-from retool_env.record import CallRecord, EpisodeRecord
+from retool_env.record import EpisodeRecord
 from retool_env.rewards import make_reward
 from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.tools import ToolBox, ToolCall, ToolResult, ToolSession
+from retool_env.tools import ToolBox, ToolCall, ToolSession
 from retool_env.verifier import Verdict
 from retool_env.verifier.others import load_verifier
 
@@ -272,19 +273,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         if verdict is not None and verdict.reason == "outage":
             outcome = self.episode.outcome = Outcome.VERIFIER_OUTAGE
             verdict = None
-        record = self._reward.score(
-            EpisodeRecord(
-                problem=self.ticket.problem,
-                outcome=outcome,
-                turns=tuple(self.episode.turn_texts),
-                calls=tuple(_call_record(k, result) for k, row in enumerate(self.episode.rounds) for result in row),
-                verdict=verdict,
-                num_action_tokens=self.episode.num_action_tokens,
-                ticket=self.ticket.index,
-                num_void_turns=self.episode.num_void_turns,
-                seconds=round(time.perf_counter() - self._began, 4),
-            )
-        )
+        seconds = time.perf_counter() - self._began
+        facts = unscored_record(self.episode, self.ticket, outcome=outcome, verdict=verdict, seconds=seconds)
+        record = self._reward.score(facts)
         self._record = record
         if self.feeder is not None and self._dealt:
             self.feeder.on_end(self.ticket, self.episode, record)
@@ -303,17 +294,3 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         numbers = np.array([[episode.budget], [self.ticket.index], [episode.turn], [scored]], dtype=np.int64)
         budget, ticket, turn, counts = numbers
         return {"token_ids": episode.context(), "budget": budget, "ticket": ticket, "turn": turn, "scored": counts}
-
-
-def _call_record(turn: int, result: ToolResult) -> CallRecord:
-    return CallRecord(
-        turn=turn,
-        name=result.call.name,
-        code=result.call.code,
-        arguments={name: value for name, value in result.call.arguments.items() if name != "code"},
-        span=result.call.span,
-        status=result.status,
-        text=result.text,
-        cpu_seconds=result.cpu_seconds,
-        wall_seconds=result.wall_seconds,
-    )
