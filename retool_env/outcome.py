@@ -35,12 +35,12 @@ class Outcome(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Infrastructure ended it: unscored, never 0."""
+        """Infrastructure ended it, or whoever cancelled it: unscored, never 0."""
         return self in _FAILED
 
     @property
     def truncated(self) -> bool:
-        """A budget ended it: scored as wrong."""
+        """A budget ended it: scored as an episode without an answer."""
         return not (self.terminated or self.failed)
 
 

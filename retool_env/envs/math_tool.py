@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from retool_env.config import EnvConfig, ProblemsConfig, check_config
 from retool_env.dialects import make_dialect
+from retool_env.envs.ending import unscored_record
 from retool_env.envs.render import episode_html
 from retool_env.envs.spaces import TokenSequence
 from retool_env.envs.toolbox import SharedTools
@@ -35,12 +36,12 @@ from retool_env.errors import UsageError
 from retool_env.feeder import Feeder, ProblemSource, Ticket
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
-from retool_env.record import CallRecord, EpisodeRecord
+from retool_env.record import EpisodeRecord
 from retool_env.rewards import make_reward
 from retool_env.seeding import derive
 from retool_env.sources import open_source
 from retool_env.tokenizer import load_tokenizer
-from retool_env.tools import ToolCall, ToolResult, ToolSession
+from retool_env.tools import ToolBox, ToolCall, ToolSession
 from retool_env.verifier import Verdict
 from retool_env.verifier.others import load_verifier
 
@@ -105,6 +106,7 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.action_space = TokenSequence(vocab.vocab_size, length, end_id=vocab.eos_id)
         self._episode: Episode | None = None
         self._ticket: Ticket | None = None
+        self._dealt = False  # by the feeder
         self._tickets: Iterator[Ticket] | None = None
         self._tools: SharedTools | None = None
         self._session: ToolSession | None = None
@@ -127,9 +129,9 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     @property
     def record(self) -> EpisodeRecord:
-        """What became of the last episode that ended."""
+        """What became of the episode, once it has ended."""
         if self._record is None:
-            raise UsageError("no episode has ended yet")
+            raise UsageError("the episode has not ended yet")
         return self._record
 
     def reset(
@@ -138,27 +140,31 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """Start an episode.
 
         Args:
-            options: ``{"index": i}`` plays problem ``i`` of the source, ``{"problem": Problem(...)}`` plays that one.
+            options: ``{"index": i}`` plays problem ``i`` of the source (the feeder's, if there is a feeder),
+                ``{"problem": Problem(...)}`` plays that one. Such an episode is none of the feeder's tickets, and the
+                feeder does not hear of it.
 
         Raises:
-            UsageError: an unknown option, or a prompt longer than the context.
+            UsageError: an unknown option, a prompt longer than the context, or settings of the problem's that a tool
+                cannot take.
             StopIteration: the feeder has no more tickets for this slot.
         """
         super().reset(seed=seed)
         self._began = time.perf_counter()
+        self._record = None
         self._ticket = self._next_ticket(options or {})
-        problem = self._ticket.problem
+        self._episode = None  # so that step() refuses when what follows does
         if self._tools is None:
             self._tools = SharedTools(self.config)
+        self._end_session()
+        self._session = self._open_session(self._tools.box)
         self._episode = Episode(
-            problem,
+            self._ticket.problem,
             dialect=self.dialect,
             tokenizer=load_tokenizer(self.config.tokenizer),
             limits=self._limits,
             tools=self._tools.box.specs,
         )
-        self._end_session()
-        self._session = self._tools.box.open(seed=self._ticket.sandbox_seed, tools_kwargs=problem.tools_kwargs)
         return self._observe(scored=False), {"problem_id": self._ticket.problem.id}
 
     def step(self, action: NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -177,6 +183,19 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         terminated = record.outcome.terminated
         return self._observe(scored=reward is not None), reward or 0.0, terminated, not terminated, info
 
+    def cancel(self) -> EpisodeRecord:
+        """End the running episode from outside, as ``cancelled`` and unscored; its record, which the feeder gets too.
+
+        For wrappers that cut an episode off, which :meth:`step` knows nothing of.
+
+        Raises:
+            UsageError: no episode is running.
+        """
+        if self.episode.outcome is not None:
+            raise UsageError(f"the episode has ended already ({self.episode.outcome})")
+        self.episode.fail(Outcome.CANCELLED)
+        return self._finish(Outcome.CANCELLED)
+
     def render(self) -> str | None:
         """The transcript; see ``render_mode``."""
         if self.render_mode == "html":
@@ -190,6 +209,13 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             self._tools.close()
             self._tools = None
 
+    def _open_session(self, box: ToolBox) -> ToolSession:
+        problem = self.ticket.problem
+        try:
+            return box.open(seed=self.ticket.sandbox_seed, tools_kwargs=problem.tools_kwargs)
+        except UsageError as error:
+            raise UsageError(f"problem {problem.id!r}: correct its tools_kwargs: {error}") from error
+
     def _end_session(self) -> None:
         if self._session is not None:
             self._session.close()
@@ -201,7 +227,8 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def _next_ticket(self, options: dict[str, Any]) -> Ticket:
         if unknown := set(options) - {"index", "problem"}:
             raise UsageError(f"reset options {sorted(unknown)} are unknown; known: 'index', 'problem'")
-        if self.feeder is not None and not options:
+        self._dealt = self.feeder is not None and not options
+        if self.feeder is not None and self._dealt:
             if self._tickets is None:
                 self._tickets = self.feeder.slot(self.slot, self.num_slots)
             return next(self._tickets)
@@ -209,13 +236,17 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             if not isinstance(problem := options["problem"], Problem):
                 raise UsageError(f"reset option problem={problem!r}: give a retool_env.problems.Problem")
             return self._make_ticket(0, problem)
-        if self._source is None:
-            self._source = open_source(**self.problems.model_dump())
-        bound = self._source.size or 2**31
+        source = self._own_source() if self.feeder is None else self.feeder.source
+        bound = source.size or 2**31
         index = int(options["index"]) if "index" in options else int(self.np_random.integers(bound))
         if not 0 <= index < bound:
             raise UsageError(f"reset option index={index}: the source has problems 0..{bound - 1}")
-        return self._make_ticket(index, self._source.problem(index))
+        return self._make_ticket(index, source.problem(index))
+
+    def _own_source(self) -> ProblemSource:
+        if self._source is None:
+            self._source = open_source(**self.problems.model_dump())
+        return self._source
 
     def _make_ticket(self, index: int, problem: Problem) -> Ticket:
         seed = int(self.np_random.integers(2**31))
@@ -242,21 +273,11 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         if verdict is not None and verdict.reason == "outage":
             outcome = self.episode.outcome = Outcome.VERIFIER_OUTAGE
             verdict = None
-        record = self._reward.score(
-            EpisodeRecord(
-                problem=self.ticket.problem,
-                outcome=outcome,
-                turns=tuple(self.episode.turn_texts),
-                calls=tuple(_call_record(k, result) for k, row in enumerate(self.episode.rounds) for result in row),
-                verdict=verdict,
-                num_action_tokens=self.episode.num_action_tokens,
-                ticket=self.ticket.index,
-                num_void_turns=self.episode.num_void_turns,
-                seconds=round(time.perf_counter() - self._began, 4),
-            )
-        )
+        seconds = time.perf_counter() - self._began
+        facts = unscored_record(self.episode, self.ticket, outcome=outcome, verdict=verdict, seconds=seconds)
+        record = self._reward.score(facts)
         self._record = record
-        if self.feeder is not None:
+        if self.feeder is not None and self._dealt:
             self.feeder.on_end(self.ticket, self.episode, record)
         return record
 
@@ -273,17 +294,3 @@ class MathToolEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         numbers = np.array([[episode.budget], [self.ticket.index], [episode.turn], [scored]], dtype=np.int64)
         budget, ticket, turn, counts = numbers
         return {"token_ids": episode.context(), "budget": budget, "ticket": ticket, "turn": turn, "scored": counts}
-
-
-def _call_record(turn: int, result: ToolResult) -> CallRecord:
-    return CallRecord(
-        turn=turn,
-        name=result.call.name,
-        code=result.call.code,
-        arguments={name: value for name, value in result.call.arguments.items() if name != "code"},
-        span=result.call.span,
-        status=result.status,
-        text=result.text,
-        cpu_seconds=result.cpu_seconds,
-        wall_seconds=result.wall_seconds,
-    )

@@ -34,7 +34,7 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
     """One step is one token, as in classic token-level reinforcement learning.
 
     The action is a single id. The turn is handed to the environment when the token is the end-of-turn token, when the
-    turn's text ends in a stop string of the dialect, or when its budget is used up; until then the reward is 0. The
+    turn's text holds a stop string of the dialect, or when its budget is used up; until then the reward is 0. The
     observation shows the context with the tokens so far, and what is left of the budget.
     """
 
@@ -66,7 +66,8 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
         if self._turn[-1] == episode.tokenizer.eos_id or len(self._turn) >= episode.budget:
             return True
         text = episode.tokenizer.decode(self._turn)
-        return any(text.endswith(stop) for stop in episode.dialect.stop)
+        # Not endswith: one token may hold the end of a stop string and what follows it.
+        return any(stop in text for stop in episode.dialect.stop)
 
     def _so_far(self) -> Observation:
         turn = np.array(self._turn, dtype=np.int64)
@@ -80,7 +81,8 @@ class TokenByToken(gymnasium.Wrapper[Observation, Any, Any, Any]):
 class RecordTrajectories(gymnasium.Wrapper[Observation, NDArray[np.int64], Any, Any]):
     """Append every finished episode to a JSONL file of :class:`~retool_env.trajectory.Trajectory`.
 
-    The policy's log-probabilities are not known here and are recorded as missing.
+    The policy's log-probabilities are not known here and are recorded as missing. An episode that a wrapper inside,
+    such as ``TimeLimit``, cuts off is ended as ``cancelled``, unscored, as its last observation says too.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], path: str | Path) -> None:
@@ -91,6 +93,8 @@ class RecordTrajectories(gymnasium.Wrapper[Observation, NDArray[np.int64], Any, 
     def step(self, action: NDArray[np.int64]) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
+            if self._base.episode.outcome is None:
+                self._base.cancel()
             append_trajectories(self._path, [self._trajectory()])
         return observation, reward, terminated, truncated, info
 

@@ -5,8 +5,9 @@ Purpose: score texts and conversations without an environment, and call function
     compute_reward(text, gold) -> (reward, details)
     reward_func(completions, answer, **columns) -> [reward, ...]
 
-``completions`` is one list of messages for each sample (or its text), ``answer`` the expected answers, and every other
-column of the data set arrives as a keyword argument: a list with one entry for each completion.
+``completions`` is one list of messages for each sample (or its text), ``answer`` the expected answers (text, or numbers
+as a column of numbers has them; a user's function gets them as they are), and every other column of the data set
+arrives as a keyword argument: a list with one entry for each completion.
 Contract: ``None`` is unscored. What a user's function returns is checked: one finite number or ``None`` for each
 completion. Mean and standard deviation of each batch are logged (logger ``retool_env.rewards``, level INFO).
 """
@@ -18,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -31,12 +33,13 @@ from retool_env.verifier import verify, verify_batch
 __all__ = ["RewardFunction", "compute_reward", "load_reward_function", "reward_func"]
 
 Completion = str | Sequence[Mapping[str, object]]
+Gold = str | float
 _log = logging.getLogger("retool_env.rewards")
 
 
 def compute_reward(
     text: str,
-    gold: str,
+    gold: Gold,
     reward_correct: float = 1.0,
     reward_wrong: float = -1.0,
     reward_no_answer: float = -0.5,
@@ -53,6 +56,7 @@ def compute_reward(
     Raises:
         InfrastructureError: the verifier cannot run, so nothing is known about the response.
     """
+    gold = _text(0, gold)
     verdict = verify(text, gold)
     if verdict.reason == "outage":
         raise InfrastructureError("the verifier's worker does not start; try: python -c 'import math_verify'")
@@ -67,10 +71,10 @@ def compute_reward(
     return reward, details
 
 
-def reward_func(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
+def reward_func(completions: Sequence[Completion], answer: Sequence[Gold], **columns: Any) -> list[float | None]:
     r"""1 for each right answer and 0 for any other: the built-in ``accuracy``.
 
-    >>> reward_func([r"So \boxed{42}.", [{"role": "assistant", "content": r"\boxed{41}"}]], answer=["42", "42"])
+    >>> reward_func([r"So \boxed{42}.", [{"role": "assistant", "content": r"\boxed{41}"}]], answer=["42", 42])
     [1.0, 0.0]
 
     Raises:
@@ -87,7 +91,7 @@ class RewardFunction:
     function: Callable[..., Any]
     reads_tool_results: bool
 
-    def __call__(self, completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
+    def __call__(self, completions: Sequence[Completion], answer: Sequence[Gold], **columns: Any) -> list[float | None]:
         """One reward for each completion; ``None`` for an unscored one.
 
         Raises:
@@ -158,17 +162,25 @@ def load_reward_function(where: str) -> RewardFunction:
 def _batched(kind: PartKind) -> Callable[..., list[float | None]]:
     """A built-in part over conversations."""
 
-    def rewards(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
+    def rewards(completions: Sequence[Completion], answer: Sequence[Gold], **columns: Any) -> list[float | None]:
         for name, column in columns.items():
             if isinstance(column, list | tuple) and len(column) != len(completions):
                 raise UsageError(f"column {name!r} has {len(column)} entries for {len(completions)} completions")
-        verdicts = verify_batch(completions, answer)
+        golds = [_text(index, gold) for index, gold in enumerate(answer)]
+        verdicts = verify_batch(completions, golds)
         return [
             kind.function(record_of(completion, gold, verdict, _row(columns, index)))
-            for index, (completion, gold, verdict) in enumerate(zip(completions, answer, verdicts, strict=True))
+            for index, (completion, gold, verdict) in enumerate(zip(completions, golds, verdicts, strict=True))
         ]
 
     return rewards
+
+
+def _text(index: int, gold: Gold) -> str:
+    """The expected answer as text; a column of numbers holds numbers."""
+    if not isinstance(gold, str | Real):
+        raise UsageError(f"answer {index} is a {type(gold).__name__}, {str(gold)[:60]!r}; give text or a number")
+    return str(gold)
 
 
 def _row(columns: Mapping[str, Any], index: int) -> dict[str, str]:

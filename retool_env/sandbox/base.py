@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -30,11 +30,13 @@ __all__ = [
     "RunStatus",
     "Sandbox",
     "Session",
+    "check_files",
     "check_relative",
 ]
 
 Mode = Literal["script", "notebook"]
 MIN_SECONDS = 0.05
+_LONGEST_PART = 255
 
 Fault = Literal["", "busy", "setup", "lost", "closed", "unavailable", "protocol"]
 """Why a run ended as ``sandbox_error``: the queue was full; isolation could not be set up; what ran the program died;
@@ -112,8 +114,10 @@ class RunResult:
         wall_seconds: from dispatch to the end of the program, without waiting in a queue.
         queue_seconds: waiting for a free place before that.
         max_rss_mb: largest resident memory in MiB, the warm interpreter's own included; 0 where it is not known.
-        truncated: a part of stdout or stderr was left out, here or by the server that ran the program.
-        files: the files that were asked for by ``fetch`` and exist, as bytes.
+        truncated: a part of stdout or stderr was left out, here or by the server that ran the program, or a file of
+            ``fetch`` for its size.
+        files: the files that were asked for by ``fetch`` and exist, as bytes; 32 MiB in all, and what does not fit
+            behind those before it is left out.
         fault: for ``sandbox_error``, what failed.
         tier: how strongly the program was isolated, as the backend names it.
     """
@@ -168,12 +172,26 @@ class Cancel:
                 self._actions.remove(action)
 
 
-def check_relative(paths: Sequence[str] | Mapping[str, bytes]) -> None:
+def check_relative(paths: Iterable[str]) -> None:
     """File names must stay inside the program's directory. Raises :class:`UsageError` naming the bad one."""
     for name in paths:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or len(name.encode()) > 1024:
             raise UsageError(f"file name {name!r}: must be a relative path without '..', at most 1024 bytes")
+        if max(len(part.encode()) for part in path.parts) > _LONGEST_PART:
+            raise UsageError(f"file name {name!r}: no part of it may have more than {_LONGEST_PART} bytes")
+
+
+def check_files(names: Iterable[str]) -> None:
+    """Names that can lie beside each other in the program's directory: :func:`check_relative`, and none is the folder
+    of another one. Raises :class:`UsageError` naming the bad ones."""
+    names = list(names)
+    check_relative(names)
+    paths = {PurePosixPath(name): name for name in names}
+    for path, name in paths.items():
+        for parent in path.parents:
+            if parent in paths:
+                raise UsageError(f"files {paths[parent]!r} and {name!r}: the first cannot be a folder too; rename one")
 
 
 class Session(Protocol):
@@ -233,13 +251,14 @@ class Sandbox(Protocol):
             limits: what it may use.
             stdin: its standard input.
             files: put into its working directory before it starts, by relative path.
-            fetch: relative paths to read back afterwards; what is missing or no regular file is left out.
+            fetch: relative paths to read back afterwards; what is missing or no regular file is left out, and so, with
+                ``truncated``, is what does not fit into 32 MiB.
             seed: of ``random`` and of numpy's global generator.
             cancel: ends the run, or takes it out of the queue, when called.
             key: whose run it is; places are shared fairly between keys.
 
         Raises:
-            UsageError: a file name that is not relative.
+            UsageError: a file name that is not relative, or two that exclude each other.
         """
         ...
 

@@ -134,13 +134,13 @@ class Streams:
     def overflowed(self) -> bool:
         return any(capture.overflowed for capture in self.captures.values())
 
-    def files(self) -> dict[str, bytes]:
+    def read_back(self) -> parcel.Parcel:
         """What the far side has read back. A parcel that is not whole holds nothing."""
         if self.fetched < 0:
-            return {}
+            return parcel.Parcel({}, [])
         with contextlib.suppress(ValueError, TypeError):
             return parcel.parse(os.pread(self.fetched, os.fstat(self.fetched).st_size, 0))
-        return {}
+        return parcel.Parcel({}, [])
 
     def close_far(self) -> None:
         while self.far:
@@ -242,6 +242,7 @@ def result_of(report: Report, streams: Streams, limits: Limits, tier: str) -> Ru
     stdout, stderr = (capture.text() for capture in streams.captures.values())
     status = judge(report, limits=limits, overflowed=streams.overflowed)
     code = report["code"]
+    files, left_out = streams.read_back()
     return RunResult(
         status=status,
         stdout=stdout,
@@ -251,8 +252,8 @@ def result_of(report: Report, streams: Streams, limits: Limits, tier: str) -> Ru
         cpu_seconds=report["cpu_seconds"],
         wall_seconds=report["wall_seconds"],
         max_rss_mb=report["max_rss_mb"],
-        truncated=any(capture.cut for capture in streams.captures.values()),
-        files=streams.files(),
+        truncated=bool(left_out) or any(capture.cut for capture in streams.captures.values()),
+        files=files,
         fault="setup" if status is RunStatus.SANDBOX_ERROR else "",
         tier=tier,
     )

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Final, Literal, NoReturn, Self
 
 from retool_env.errors import SandboxError, UsageError
-from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, check_relative
+from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, check_files, check_relative
 from retool_env.sandbox.crew import Crew, Plan, tiers_of
 from retool_env.sandbox.exchange import Job, execute
 from retool_env.sandbox.keeper import Keeper, UnavailableError
@@ -137,7 +137,7 @@ class LocalSandbox:
         >>> good.stdout, bad.status.value, bad.stderr.splitlines()[-1]
         ('42\\n', 'error', 'ZeroDivisionError: division by zero')
         """
-        check_relative(files or {})
+        check_files(files or {})
         check_relative(fetch)
         job = Job(
             code=code,
@@ -274,7 +274,7 @@ class LocalSession:
         cancel: Cancel | None = None,
     ) -> RunResult:
         """Run one cell. A session that is lost or closed answers every further cell with ``sandbox_error``."""
-        check_relative(files or {})
+        check_files(files or {})
         check_relative(fetch)
         job = Job(code=code, mode=mode, limits=self._bounded(limits), stdin=stdin, files=files or {}, fetch=fetch)
         with self._lock:

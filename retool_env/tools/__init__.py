@@ -12,7 +12,16 @@ function, :func:`load_tools` loads a file of them, :class:`CodeInterpreter` is t
 
 from __future__ import annotations
 
-from retool_env.tools.base import Arguments, Tool, ToolCall, ToolContext, ToolHandle, ToolReply, ToolResult
+from retool_env.tools.base import (
+    Arguments,
+    ChecksSettings,
+    Tool,
+    ToolCall,
+    ToolContext,
+    ToolHandle,
+    ToolReply,
+    ToolResult,
+)
 from retool_env.tools.box import ToolBox, ToolSession
 from retool_env.tools.function import FunctionTool, function_tool
 from retool_env.tools.interpreter import NO_OUTPUT, CodeInterpreter, Traceback, interpreter_spec
@@ -22,6 +31,7 @@ from retool_env.tools.spec import ToolSpec, describe_tools
 __all__ = [
     "NO_OUTPUT",
     "Arguments",
+    "ChecksSettings",
     "CodeInterpreter",
     "FunctionTool",
     "Tool",

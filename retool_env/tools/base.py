@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from retool_env.outcome import ToolStatus
 from retool_env.tools.spec import ToolSpec
 
-__all__ = ["Arguments", "Tool", "ToolCall", "ToolContext", "ToolHandle", "ToolReply", "ToolResult"]
+__all__ = ["Arguments", "ChecksSettings", "Tool", "ToolCall", "ToolContext", "ToolHandle", "ToolReply", "ToolResult"]
 
 Arguments = Mapping[str, JsonValue]
 
@@ -114,4 +114,16 @@ class Tool(Protocol):
             SandboxError: what it needs is not there.
             UsageError: the problem's settings for it cannot work.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksSettings(Protocol):
+    """What a :class:`Tool` may do beside: look at a problem's settings when the episode starts.
+
+    A tool is opened when it is first called, which is late to learn that a row of the data is wrong.
+    """
+
+    def check(self, kwargs: Mapping[str, JsonValue]) -> None:
+        """Raises :class:`~retool_env.errors.UsageError` for settings with which ``open`` could not work."""
         ...

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from retool_env.errors import SandboxError, UsageError, did_you_mean
 from retool_env.outcome import ToolStatus
 from retool_env.seeding import derive
-from retool_env.tools.base import Tool, ToolCall, ToolContext, ToolHandle, ToolReply, ToolResult
+from retool_env.tools.base import ChecksSettings, Tool, ToolCall, ToolContext, ToolHandle, ToolReply, ToolResult
 
 __all__ = ["ToolBox", "ToolSession", "ToolsKwargs"]
 
@@ -63,7 +63,13 @@ class ToolBox:
             seed: of what is random in them.
             tools_kwargs: the problem's settings for its tools; those of tools that are not here are left out.
             key: names the episode.
+
+        Raises:
+            UsageError: settings that cannot work, of a tool that looks at them beforehand.
         """
+        for name, tool in self._tools.items():
+            if tools_kwargs and name in tools_kwargs and isinstance(tool, ChecksSettings):
+                tool.check(_settings(tools_kwargs, name))
         numbers = {name: number for number, name in enumerate(self._tools)}
 
         def context(name: str) -> ToolContext:
@@ -100,7 +106,7 @@ class ToolSession:
         """Answer the calls of one turn, in their order.
 
         Raises:
-            UsageError: the problem's settings for a tool cannot work.
+            UsageError: the problem's settings for a tool cannot work, and the tool did not look at them before.
         """
         seeds = [derive(seed, "call", k) % 2**32 for k in range(len(calls))]
         handles = [self._handle(call) for call in calls]

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.outcome import ToolStatus
-from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox, Session
+from retool_env.sandbox.base import Limits, Mode, RunResult, RunStatus, Sandbox, Session, check_files
 from retool_env.tools.base import Arguments, ToolContext, ToolHandle, ToolReply
 from retool_env.tools.signature import BadArgumentsError, Signature
 from retool_env.tools.spec import ToolSpec
@@ -101,6 +101,10 @@ class CodeInterpreter:
     def pure(self) -> bool:
         return not self.stateful
 
+    def check(self, kwargs: Mapping[str, JsonValue]) -> None:
+        """Raises :class:`UsageError` for settings of a problem that cannot work."""
+        _files(kwargs)
+
     def open(self, context: ToolContext) -> ToolHandle:
         files = _files(context.kwargs)
         if not self.stateful:
@@ -131,7 +135,7 @@ class CodeInterpreter:
         undone = "; the variables are as they were before it" if self.stateful else ""
         match run.status:
             case RunStatus.TIMEOUT:
-                return f"[timed out after {self.limits.cpu_seconds:g} s{undone}]"
+                return f"[timed out after {self._time(run)}{undone}]"
             case RunStatus.MEMORY:
                 return f"[out of memory: the limit is {self.limits.memory_mb} MiB{undone}]"
             case RunStatus.OUTPUT_LIMIT:
@@ -142,6 +146,15 @@ class CodeInterpreter:
                 return f"[the program ended with exit code {run.exit_code}]"
             case _:
                 return ""
+
+    def _time(self, run: RunResult) -> str:
+        """The limit that a program ran into. A result does not name it, so it is the one that was used up; on a busy
+        machine the wall clock may be past its limit too, and where processor time is not measured, there is no other.
+        """
+        cpu, wall = self.limits.cpu_seconds, self.limits.wall_seconds
+        if run.cpu_seconds / cpu >= min(1.0, run.wall_seconds / wall):
+            return f"{cpu:g} s"
+        return f"{wall:g} s on the wall clock"
 
 
 @dataclass(frozen=True)
@@ -205,4 +218,8 @@ def _files(kwargs: Mapping[str, JsonValue]) -> dict[str, bytes]:
     files = kwargs.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
         raise UsageError(f"code_interpreter: files={files!r}: expected a mapping from file name to text")
+    try:
+        check_files(files)
+    except UsageError as error:
+        raise UsageError(f"code_interpreter: files: {error}") from error
     return {name: str(text).encode() for name, text in files.items()}

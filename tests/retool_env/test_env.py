@@ -16,9 +16,11 @@ import retool_env  # noqa: F401  registers the ids
 from retool_env.envs.math_tool import MathToolEnv
 from retool_env.envs.spaces import TokenSequence
 from retool_env.errors import UsageError
+from retool_env.feeder import Feeder
 from retool_env.outcome import Outcome
 from retool_env.problems import Problem
 from retool_env.sandbox import open_sandbox
+from retool_env.sources import open_source
 from retool_env.tokenizer import ByteTokenizer
 from retool_env.verifier import Verdict
 
@@ -128,6 +130,43 @@ def test_options(env: gymnasium.Env) -> None:
         env.reset(options={"indx": 3})
     with pytest.raises(UsageError, match=r"reset option problem=.* give a retool_env.problems.Problem"):
         env.reset(options={"problem": {"prompt": "?"}})
+
+
+def test_options_beside_a_feeder_read_its_source_and_take_none_of_its_tickets() -> None:
+    ended = []
+    feeder = Feeder(open_source(size=10, split="heldout"), on_end=lambda ticket, *_: ended.append(ticket.index))
+    made = MathToolEnv(feeder=feeder, tools=[])
+    for options, name in (
+        ({"index": 3}, feeder.source.problem(3).id),
+        ({"problem": PROBLEM}, "p"),
+        (None, feeder.ticket(0).problem.id),
+    ):
+        assert made.reset(options=options)[1] == {"problem_id": name}
+        made.step(action(r"\boxed{1}", end=True))
+    assert ended == [0]
+    assert feeder.state_dict()["first"] == 1
+    with pytest.raises(UsageError, match=r"index=10: the source has problems 0\.\.9"):
+        made.reset(options={"index": 10})
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"_dummy": "x"},
+            "problem 'p': correct its tools_kwargs: code_interpreter has no setting '_dummy'; known: files",
+        ),
+        ({"files": {"a": "1", "a/b": "2"}}, "problem 'p': correct its tools_kwargs: .* files 'a' and 'a/b'"),
+    ],
+)
+def test_a_problems_wrong_settings_are_named_before_anything_is_sampled(env, kwargs: dict, message: str) -> None:
+    env.reset(options={"problem": PROBLEM})
+    settings = {"code_interpreter": {"create_kwargs": kwargs}}
+    with pytest.raises(UsageError, match=message):
+        env.reset(options={"problem": PROBLEM.model_copy(update={"tools_kwargs": settings})})
+    with pytest.raises(UsageError, match="call reset"):
+        env.step(action("<code>1</code>"))
 
 
 def test_pickle_and_deepcopy_leave_heavy_objects_behind(env: gymnasium.Env) -> None:

@@ -7,12 +7,14 @@ import pickle
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import retool_env  # noqa: F401  registers the ids
 from retool_env.envs.math_tool import MathToolEnv
@@ -20,8 +22,10 @@ from retool_env.envs.spaces import FreeText
 from retool_env.envs.text import TextView
 from retool_env.envs.wrappers import RecordTrajectories, TokenByToken
 from retool_env.errors import UsageError
+from retool_env.feeder import Feeder
 from retool_env.problems import Problem
-from retool_env.tokenizer import ByteTokenizer
+from retool_env.sources import open_source
+from retool_env.tokenizer import ByteTokenizer, FileTokenizer
 from retool_env.trajectory import read_trajectories
 
 TOKENIZER = ByteTokenizer()
@@ -244,6 +248,33 @@ def test_token_by_token_plays_the_same_episode() -> None:
     whole.close()
 
 
+def bytes_and_a_merge(folder: Path) -> FileTokenizer:
+    """A tokenizer of bytes and one more token: ``>`` with an end of line, as byte-pair vocabularies have."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={byte: number for number, byte in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<eos>"])
+    backend.add_tokens([AddedToken(">\n", normalized=False)])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<eos>"}')
+    return FileTokenizer(folder)
+
+
+def test_token_by_token_sees_a_stop_inside_of_a_token(tmp_path) -> None:
+    tokenizer = bytes_and_a_merge(tmp_path)
+    made = TokenByToken(MathToolEnv(tokenizer=str(tmp_path)))
+    observation, _ = made.reset(options={"problem": PROBLEM})
+    ids = tokenizer.encode(CALL + "\n")
+    for token in ids:
+        assert observation["turn"].tolist() == [0]
+        observation, *_ = made.step(token)
+    assert tokenizer.decode(ids[-1:]) == ">\n"
+    assert observation["turn"].tolist() == [1]
+    assert tokenizer.decode(observation["token_ids"]).endswith("\n<interpreter>\n42\n</interpreter>\n")
+    made.close()
+
+
 def test_token_by_token_stops_at_the_budget() -> None:
     made = TokenByToken(gymnasium.make("retool/MathTool-v0", max_turn_tokens=3))
     made.reset(options={"problem": PROBLEM})
@@ -264,6 +295,46 @@ def test_recording_wrapper_writes_what_happened(tmp_path) -> None:
     assert bad.transcript.token_ids.tolist() == observation["token_ids"].tolist()
     assert good.transcript.action_mask.sum() == len(CALL) + len(ANSWER) + 1
     assert good.record.calls[0].text == "42"
+    made.close()
+
+
+def test_recording_under_a_time_limit_writes_the_episode_that_was_cut(tmp_path) -> None:
+    """The trap: on ``truncated`` the environment's record was still that of the episode before."""
+    path = tmp_path / "episodes.jsonl"
+    ended = []
+    feeder = Feeder(
+        open_source(size=4, split="heldout"), on_end=lambda ticket, _, record: ended.append((ticket, record))
+    )
+    made = RecordTrajectories(
+        gymnasium.make("retool/Math-v0", max_episode_steps=1, max_void_turns=5, feeder=feeder), path
+    )
+    for text in (ANSWER, "hm"):
+        made.reset()
+        observation, reward, *_ = made.step(action(text, end=True))
+    whole, cut = read_trajectories(path)
+    assert [t.record.outcome for t in (whole, cut)] == ["answered", "cancelled"]
+    assert cut.record.problem.id == feeder.ticket(1).problem.id
+    assert cut.record.turns == ("hm",)
+    assert cut.record.num_action_tokens == cut.transcript.num_action_tokens == 3
+    assert (cut.record.reward, reward, observation["scored"].tolist()) == (None, 0.0, [0])
+    assert [ticket.index for ticket, _ in ended] == [0, 1]
+    assert ended[1][1].outcome == "cancelled"
+    assert feeder.state_dict()["first"] == 2
+    made.close()
+
+
+def test_a_first_episode_can_be_cut_too(tmp_path) -> None:
+    path = tmp_path / "episodes.jsonl"
+    made = RecordTrajectories(gymnasium.make("retool/MathTool-v0", max_episode_steps=1), path)
+    made.reset(options={"problem": PROBLEM})
+    assert made.step(action(CALL))[2:4] == (False, True)
+    (cut,) = read_trajectories(path)
+    assert (cut.record.outcome, cut.record.calls[0].text) == ("cancelled", "42")
+    with pytest.raises(UsageError, match="has ended already"):
+        made.unwrapped.cancel()
+    made.reset(options={"problem": PROBLEM})
+    with pytest.raises(UsageError, match="not ended yet"):
+        made.unwrapped.record  # noqa: B018
     made.close()
 
 

@@ -123,6 +123,9 @@ CASES = {
         files={"f": b"1!"},
         ours=RunStatus.ERROR,
     ),
+    "a file that is too large to come back": Case(
+        code="open('f', 'wb').write(bytes(40 << 20))", more={"fetch_files": ["f"]}, truncated=True
+    ),
     "a null file is none": Case(
         code="import os\nprint(os.path.exists('f'))", more={"files": {"f": None}}, stdout="False\n"
     ),
@@ -147,6 +150,8 @@ MISTAKES: dict[str, tuple[object, str]] = {
     "memory beyond the server's": ({"code": "", "language": "python", "memory_limit_MB": 1 << 20}, "memory_limit_MB"),
     "file outside": ({"code": "", "language": "python", "files": {"../x": ""}}, "files"),
     "absolute file": ({"code": "", "language": "python", "files": {"/tmp/x": ""}}, "files"),
+    "file that is another's folder": ({"code": "", "language": "python", "files": {"a/b": "", "a": ""}}, "files"),
+    "file name that no file system has": ({"code": "", "language": "python", "files": {"x" * 300: ""}}, "files"),
     "file is no base64": ({"code": "", "language": "python", "files": {"x": "!!"}}, "files"),
     "fetch outside": ({"code": "", "language": "python", "fetch_files": ["a/../../x"]}, "fetch_files"),
     "fetch absolute": ({"code": "", "language": "python", "fetch_files": ["/etc/passwd"]}, "fetch_files"),

@@ -20,6 +20,7 @@ from retool_env.errors import UsageError
 from retool_env.sandbox import Cancel, RunStatus
 from retool_env.sandbox.fusion.client import FusionSandbox
 from tests.retool_env.fusion_server import Server, serving
+from tests.retool_env.sandbox_tools import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
 
@@ -108,6 +109,11 @@ class TestJupyter:
             server, "import os\nos.mkdir('out')", code, "1 / 0", files={"i": b64(b"ab")}, fetch_files=["out/o", "no"]
         )
         assert answer["files"] == {"out/o": b64(b"abab")}
+        assert answer["driver"]["truncated"] is False
+
+    def test_a_file_that_is_too_large_to_come_back_is_told(self, server: Server) -> None:
+        answer = self.run(server, "open('f', 'wb').write(bytes(40 << 20))", fetch_files=["f"])
+        assert (answer["files"], answer["driver"]["truncated"]) == ({}, True)
 
     def test_a_forged_report_is_only_text(self, server: Server) -> None:
         answer = self.run(server, 'print(\'{"display": [], "error": []}\')\n5')
@@ -122,13 +128,16 @@ class TestJupyter:
         assert response.json()["detail"][0]["loc"] == ["body", "total_timeout"]
 
 
-def post_and_stay(server: Server, code: str) -> socket.socket:
-    """A request whose answer nobody has read yet; the program goes on until the socket is closed."""
+def post_and_stay(server: Server, code: str, *, missing: int = 0) -> socket.socket:
+    """A request whose answer nobody has read yet; the program goes on until the socket is closed.
+
+    ``missing``: bytes of the body that are announced and not sent, so that nothing runs.
+    """
     body = json.dumps({"code": code, "language": "python", "run_timeout": 100}).encode()
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     lines = ["POST /run_code HTTP/1.1", f"host: {host}", "content-type: application/json"]
-    lines += [f"content-length: {len(body)}", "", ""]
+    lines += [f"content-length: {len(body) + missing}", "", ""]
     connection.sendall("\r\n".join(lines).encode() + body)
     return connection
 
@@ -228,6 +237,15 @@ class TestGate:
         else:
             assert response.status_code == 413
         assert guarded.post("/run_code", BODY, headers=headers).status_code == 200
+
+
+def test_a_client_that_goes_while_it_sends_is_no_error_of_the_servers(capfd: pytest.CaptureFixture[str]) -> None:
+    with serving() as server:
+        post_and_stay(server, "print(1)", missing=10).close()
+        counted = 'retool_server_answers_total{status="400"} 1'
+        assert eventually(lambda: counted in server.get("/metrics").text)
+        assert server.post("/run_code", BODY).status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_the_server_stops_cleanly_and_ends_what_runs() -> None:

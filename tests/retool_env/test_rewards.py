@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,6 +196,18 @@ CONVERSATIONS = [
 def test_reward_func_scores_the_final_answer() -> None:
     assert reward_func(CONVERSATIONS, ["42", "42", "42"]) == [0.0, 0.0, 1.0]
     assert reward_func([r"\boxed{1}", "2"], ["1", "2"], prompt=["a", "b"]) == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("gold", [42, 42.0, np.int64(42), np.float32(42), "42"])
+def test_golds_may_be_numbers(gold: Any) -> None:
+    assert reward_func([r"\boxed{42}", r"\boxed{41}"], answer=[gold, gold]) == [1.0, 0.0]
+    assert compute_reward(r"\boxed{42}", gold)[0] == 1.0
+
+
+@pytest.mark.parametrize("gold", [None, ["42"], {"a": 1}])
+def test_golds_that_are_neither_text_nor_number_are_named(gold: Any) -> None:
+    with pytest.raises(UsageError, match=f"answer 1 is a {type(gold).__name__}, .*; give text or a number"):
+        reward_func(["a", "b"], answer=["42", gold])
 
 
 def test_the_guides_accuracy_example_is_tool_partial() -> None:

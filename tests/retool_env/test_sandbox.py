@@ -271,6 +271,13 @@ def test_files_go_in_and_come_back(sandbox: LocalSandbox) -> None:
     assert result.files == {"out.bin": payload[::-1]}
 
 
+def test_files_that_are_too_large_to_come_back_are_told(sandbox: LocalSandbox) -> None:
+    code = "for name, mb in dict(a=20, b=13, c=12).items(): open(name, 'wb').write(bytes(mb << 20))"
+    result = sandbox.run(code, fetch=["a", "b", "missing", "c"])
+    assert (result.status, set(result.files), result.truncated) == (RunStatus.OK, {"a", "c"}, True)
+    assert not sandbox.run(code, fetch=["a", "c", "missing"]).truncated
+
+
 def test_files_come_back_after_a_bad_end(sandbox: LocalSandbox) -> None:
     code = "open('kept', 'w').write('x')\nimport os; os._exit(3)"
     result = sandbox.run(code, fetch=["kept"])

@@ -244,13 +244,14 @@ def test_tier_is_told(sandbox: LocalSandbox) -> None:
 
 @given(files=st.dictionaries(st.text(max_size=10), st.binary(max_size=50), max_size=6))
 def test_parcels_carry_what_was_put_in(files: dict[str, bytes]) -> None:
-    assert parcel.parse(parcel.serialise(files)) == files
+    assert parcel.parse(parcel.serialise(files)) == (files, [])
+    assert parcel.parse(parcel.serialise(files, ["large", "larger"])) == (files, ["large", "larger"])
 
 
 @given(stream=st.binary(max_size=200))
 def test_broken_parcels_are_refused_and_never_invent(stream: bytes) -> None:
     try:
-        files = parcel.parse(stream)
+        files, _ = parcel.parse(stream)
     except (ValueError, TypeError):
         return
     assert sum(map(len, files.values())) <= len(stream)

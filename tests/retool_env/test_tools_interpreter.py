@@ -87,6 +87,13 @@ def test_the_end_of_a_program_is_said_in_words(code: str, status: ToolStatus, te
     assert reply.text == text or reply.text.endswith("\n" + text)
 
 
+def test_a_time_out_names_the_limit_that_was_reached(sandbox: Sandbox) -> None:
+    tool = CodeInterpreter(sandbox=sandbox, limits=Limits(cpu_seconds=0.5, wall_seconds=1.5))
+    asleep, busy = run(tool, "import time; time.sleep(60)"), run(tool, "while True: pass")
+    assert (asleep.status, asleep.text) == (ToolStatus.TIMEOUT, "[timed out after 1.5 s on the wall clock]")
+    assert (busy.status, busy.text) == (ToolStatus.TIMEOUT, "[timed out after 0.5 s]")
+
+
 def test_memory_is_said_in_words(sandbox: Sandbox) -> None:
     reply = run(CodeInterpreter(sandbox=sandbox, limits=LIMITS), "x = 'a' * 10**9")
     assert reply.status is ToolStatus.MEMORY
@@ -184,11 +191,16 @@ def test_in_a_session_a_program_may_change_the_files_for_good(sandbox: Sandbox) 
     [
         ({"flies": {}}, "code_interpreter has no setting 'flies'; did you mean 'files'"),
         ({"files": ["a"]}, "expected a mapping from file name to text"),
+        ({"files": {"../x": "1"}}, r"code_interpreter: files: file name '\.\./x': must be a relative path"),
+        ({"files": {"a": "1", "a/b": "2"}}, "files 'a' and 'a/b': the first cannot be a folder too; rename one"),
     ],
 )
 def test_settings_that_cannot_work_are_named(kwargs: dict[str, JsonValue], message: str, sandbox: Sandbox) -> None:
     with pytest.raises(UsageError, match=message):
         CodeInterpreter(sandbox=sandbox).open(ToolContext(kwargs=kwargs))
+    box = ToolBox([CodeInterpreter(sandbox=sandbox)])
+    with pytest.raises(UsageError, match=message):
+        box.open(tools_kwargs={"code_interpreter": {"create_kwargs": kwargs}})
 
 
 @pytest.mark.parametrize("stateful", [False, True])

@@ -26,7 +26,17 @@ from typing import Final, NoReturn, Self
 import httpx
 
 from retool_env.errors import UsageError
-from retool_env.sandbox.base import Cancel, Fault, Limits, Mode, RunResult, RunStatus, Session, check_relative
+from retool_env.sandbox.base import (
+    Cancel,
+    Fault,
+    Limits,
+    Mode,
+    RunResult,
+    RunStatus,
+    Session,
+    check_files,
+    check_relative,
+)
 from retool_env.sandbox.fusion.courier import Courier, DroppedError, retry_after
 from retool_env.sandbox.fusion.terms import Order, from_foreign, from_own
 from retool_env.sandbox.fusion.wire import OWN_HEADER, RunCodeResponse
@@ -110,7 +120,7 @@ class FusionSandbox:
         Raises:
             UsageError: a file name that is not relative, a wrong address or token, a limit that the server refuses.
         """
-        check_relative(files or {})
+        check_files(files or {})
         check_relative(fetch)
         limits = limits or Limits()
         order = Order(

@@ -34,10 +34,14 @@ _FETCH_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Notebook:
-    """What became of the cells. ``fault`` is set when the sandbox failed, ``message`` then says how."""
+    """What became of the cells. ``fault`` is set when the sandbox failed, ``message`` then says how.
+
+    ``truncated``: a file that was asked for was too large.
+    """
 
     cells: Sequence[CellResult] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
+    truncated: bool = False
     timed_out: bool = False
     fault: Fault = ""
     message: str = ""
@@ -61,12 +65,17 @@ def run_notebook(sandbox: Sandbox, request: RunJupyterRequest, limits: Limits, *
                 if runner.left <= 0:
                     break
                 cells.append(runner.run(number, code))
-            files = runner.fetch()
+            fetched = runner.fetch()
     except (SandboxError, UsageError) as error:
         return Notebook(cells=cells, fault="lost", message=str(error))
     except _Stopped as stop:
         return Notebook(cells=cells, fault=stop.fault, message=str(stop))
-    return Notebook(cells=cells, files=files, timed_out=runner.timed_out or len(cells) < len(request.cells))
+    return Notebook(
+        cells=cells,
+        files=fetched.files,
+        truncated=fetched.truncated,
+        timed_out=runner.timed_out or len(cells) < len(request.cells),
+    )
 
 
 class _Runner:
@@ -97,11 +106,11 @@ class _Runner:
         self.timed_out = result.status is RunStatus.TIMEOUT and seconds >= left
         return _report(result, mark, seconds)
 
-    def fetch(self) -> Mapping[str, bytes]:
+    def fetch(self) -> RunResult:
         """The files that were asked for; apart from the last cell, which may have been stopped."""
         if not self._request.fetch_files:
-            return {}
-        return self._run("", _FETCH_SECONDS, fetch=self._request.fetch_files).files
+            return RunResult(status=RunStatus.OK)
+        return self._run("", _FETCH_SECONDS, fetch=self._request.fetch_files)
 
     def _run(self, program: str, seconds: float, fetch: Sequence[str] = ()) -> RunResult:
         limits = dataclasses.replace(self._limits, cpu_seconds=seconds, wall_seconds=seconds)

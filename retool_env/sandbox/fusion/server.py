@@ -23,7 +23,7 @@ from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -122,7 +122,11 @@ class _Endpoints:
 
     async def _answer(self, request: Request, work: _Work) -> Response:
         key = self._gate.admit(request)
-        body = await self._gate.body(request)
+        try:
+            body = await self._gate.body(request)
+        except ClientDisconnect as error:
+            # Nobody reads this answer; without it a traceback stands in the log and looks like a fault of ours.
+            raise HTTPException(400, "the client went away while it sent its body") from error
         reply = await self._work(request, partial(work, body, key=key))
         self._answers[str(reply.code)] += 1
         return Response(reply.body, reply.code, {**_OWN, **reply.headers}, "application/json")

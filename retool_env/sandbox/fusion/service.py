@@ -165,6 +165,7 @@ def _notebook_answer(notebook: Notebook, seconds: float) -> RunJupyterResponse:
         return_code=0 if ended else None,
         stdout="",
         stderr=notebook.message,
+        truncated=notebook.truncated,
     )
     return RunJupyterResponse(
         status="SandboxError" if notebook.fault else "Failed" if notebook.timed_out else "Success",

@@ -123,7 +123,7 @@ def from_foreign(response: RunCodeResponse, limits: Limits) -> RunResult | None:
         exit_code=None if code is None or code < 0 else code,
         signal=-code if code is not None and code < 0 else None,
         wall_seconds=command.execution_time or 0.0,
-        truncated=stdout_cut or stderr_cut,
+        truncated=stdout_cut or stderr_cut or command.truncated,
         files=response.files,
         tier="fusion",
     )

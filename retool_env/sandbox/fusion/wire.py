@@ -4,8 +4,8 @@ The plain fields are SandboxFusion's own, with its names and defaults. Two addit
 foreign peer ignores: a request may carry ``retool`` (:class:`Wish`) with what SandboxFusion has no word for, and is
 then answered with ``retool`` (:class:`Ending`), how the program really ended; ``run_result`` always has ``truncated``.
 
-Differences on purpose: file names that leave the program's directory and contents that are not base64 are mistakes
-(status 422), and ``python`` is the only language. Left out: data sets and ``/submit``.
+Differences on purpose: file names that leave the program's directory or exclude each other and contents that are not
+base64 are mistakes (status 422), and ``python`` is the only language. Left out: data sets and ``/submit``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.functional_validators import AfterValidator
 
-from retool_env.sandbox.base import Fault, Mode, RunStatus, check_relative
+from retool_env.sandbox.base import Fault, Mode, RunStatus, check_files, check_relative
 
 __all__ = [
     "OWN_HEADER",
@@ -58,10 +58,16 @@ def _contents(value: object) -> object:
     return base64.b64decode("".join(value.split()), validate=True)
 
 
+def _beside(files: dict[str, bytes | None]) -> dict[str, bytes | None]:
+    check_files(name for name, data in files.items() if data is not None)
+    return files
+
+
 FileName = Annotated[str, AfterValidator(_inside)]
 Contents = Annotated[
     bytes, BeforeValidator(_contents), PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str)
 ]
+Files = Annotated[dict[FileName, Contents | None], AfterValidator(_beside)]
 
 
 class _Wire(BaseModel):
@@ -97,7 +103,7 @@ class RunCodeRequest(_Wire):
     code: str
     language: Literal["python"]
     stdin: str | None = None
-    files: dict[FileName, Contents | None] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     fetch_files: list[FileName] = Field(default_factory=list)
     compile_timeout: FiniteFloat = 10.0
     run_timeout: FiniteFloat = 10.0
@@ -136,7 +142,7 @@ class RunJupyterRequest(_Wire):
     total_timeout: FiniteFloat = 45.0
     memory_limit_mb: int = Field(default=-1, alias="memory_limit_MB")
     kernel: Literal["python3"] = "python3"
-    files: dict[FileName, Contents | None] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     fetch_files: list[FileName] = Field(default_factory=list)
 
 
