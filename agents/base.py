@@ -96,6 +96,10 @@ class Generation:
         policy_version: version of the weights per id, ``[num_new]``; -1 where no policy sampled.
         num_counted: tokens by the count of an endpoint whose own ids are not known; 0 where there is no such count.
         seconds: that the request took, the others of its batch included; a time field, 0 when not measured.
+
+    Raises:
+        UsageError: not one log-probability and one version for every id: an agent's mistake, which broadcasting would
+            hide where the arrays are written into an episode.
     """
 
     token_ids: NDArray[np.int64]
@@ -104,6 +108,16 @@ class Generation:
     policy_version: NDArray[np.int64]
     num_counted: int = 0
     seconds: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.token_ids)
+        if len(shape) == 1 and shape == np.shape(self.logprobs) == np.shape(self.policy_version):
+            return
+        raise UsageError(
+            f"the agent's Generation has token_ids of shape {shape}, logprobs of {np.shape(self.logprobs)} and "
+            f"policy_version of {np.shape(self.policy_version)}; all three must be [num_new]: give one log-probability "
+            "(NaN if unknown) and one version (-1 if no policy sampled) for every id"
+        )
 
     @classmethod
     def written(

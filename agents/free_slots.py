@@ -101,7 +101,7 @@ class FreeSlots:
                 generation = Generation.aborted()
             if self._stop.cancelled:
                 return
-            self._recorder.add(env.ticket.index, generation)
-            observation, _, terminated, truncated, _ = env.step(generation.token_ids)
+            played = self._recorder.add(env.ticket.index, generation)
+            observation, _, terminated, truncated, _ = env.step(played.token_ids)
             ended = terminated or truncated
         self._news.put(None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,10 +41,18 @@ class Recorder:
         self._finished: dict[int, Trajectory] = {}
         self._lock = threading.Lock()
 
-    def add(self, ticket: int, generation: Generation) -> None:
-        """One turn of one episode, in the order in which the turns were taken."""
+    def add(self, ticket: int, generation: Generation) -> Generation:
+        """One turn of one episode, in the order in which the turns were taken.
+
+        Returns:
+            What the environment is to be given. Nobody who records a turn has cancelled it, so an ``abort`` is the
+            agent's failure: of it no id is left, since a part of a turn would be scored as a whole one.
+        """
+        if generation.finish_reason == "abort":
+            generation = replace(Generation.aborted(), seconds=generation.seconds)
         with self._lock:
             self._turns[ticket].append(generation)
+        return generation
 
     def explain(self, ticket: int, why: str) -> None:
         """What the engine said when it failed in this episode, which its outcome does not tell."""

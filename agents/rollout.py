@@ -95,8 +95,8 @@ class Slots:
                 self._recorder.explain(self._ticket_of(slot), str(error))
             generations = [Generation.aborted() for _ in requests]
         for slot, generation in zip(live, generations, strict=True):
-            self._recorder.add(self._ticket_of(slot), generation)
-            observation, _, terminated, truncated, _ = self._envs[slot].step(generation.token_ids)
+            played = self._recorder.add(self._ticket_of(slot), generation)
+            observation, _, terminated, truncated, _ = self._envs[slot].step(played.token_ids)
             self._observations[slot] = None if terminated or truncated else observation
         return self._recorder.drain()
 

@@ -87,11 +87,8 @@ class TurnPolicy(TensorDictModuleBase):  # type: ignore[misc]
             raise
         except EngineError:
             generation = Generation.aborted()
-        if generation.finish_reason == "abort":
-            # Nobody here cancels a request, so the engine gave it up; a part of a turn would be scored as a whole one.
-            generation = Generation.aborted()
-        self._recorder.add(ticket, generation)
-        return td.copy().set("action", torch.from_numpy(generation.token_ids))
+        played = self._recorder.add(ticket, generation)
+        return td.copy().set("action", torch.from_numpy(played.token_ids))
 
 
 class DirectTransport(InferenceTransport):  # type: ignore[misc]

@@ -3,7 +3,8 @@
 **Convention** (that of SGLang, so that engines can be exchanged): a log-probability is that of ``softmax(logits / T)``
 over the *whole* vocabulary, before top-k and top-p; for greedy requests with ``T = 1``. It is what a trainer scores.
 With top-k or top-p it is not the log-probability of the distribution that was drawn from, which is renormalised on the
-ids that are left; training therefore refuses both.
+ids that are left; training therefore scores such samples itself, and takes them only from the weights that it trains
+(``rollout.staleness=0``, no replay).
 
 **Drawing.** Each row inverts the cumulative distribution at its own uniform number: first over blocks of ids, then
 inside of one block, so that only block sums and one block are ever summed in float64. A row's draw depends on its

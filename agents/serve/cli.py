@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from agents.serve.command import LAUNCHER, ServeOptions, router_spec, server_specs
+from agents.serve.command import LAUNCHER, ServeOptions, notes, router_spec, server_specs
 from agents.serve.install import PIN, install
 from agents.serve.interpreter import VARIABLE, find_installation
 from agents.serve.process import ServerSpec
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str]) -> int:
         return _install(options.install)
     if options.model is None:
         raise UsageError("retool serve needs a MODEL: a checkpoint folder or the name of a model on the hub")
-    specs, router = _specs(options, rest)
+    serve = _options(options, rest)
+    specs, router = _specs(serve, options)
+    for note in notes(serve):
+        print(note, file=sys.stderr, flush=True)
     if options.dry_run:
         for spec in (*specs, *router):
             print(_shown(spec))
@@ -86,7 +90,11 @@ def _parser() -> Parser:
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
     add("--port", type=int, default=30000, help="of the first replica (default: %(default)s)")
     add("--tp", metavar="N", type=_positive, default=1, help="GPUs for each replica (default: %(default)s)")
-    add("--dtype", help="of the weights: float32, bfloat16, ... (default: as in the checkpoint)")
+    add(
+        "--dtype",
+        help="of the weights: float32, bfloat16, ... (default: as in the checkpoint; a folder that says float32 is "
+        "served in bfloat16 on GPUs and in float32 on a CPU, a float32 model of the hub in what SGLang chooses)",
+    )
     add("--replicas", metavar="N", type=_positive, default=1, help="servers, on ports one after the other (default: 1)")
     add("--router", metavar="PORT", type=int, help="also start SGLang's router on this port (needs sglang-router)")
     add("--python", metavar="PATH", help="interpreter of the environment that SGLang is installed in")
@@ -127,9 +135,8 @@ def _install(folder: Path) -> int:
     return 0
 
 
-def _specs(options: argparse.Namespace, rest: tuple[str, ...]) -> tuple[tuple[ServerSpec, ...], tuple[ServerSpec, ...]]:
-    """The servers, and the router if there is to be one."""
-    serve = ServeOptions(
+def _options(options: argparse.Namespace, rest: tuple[str, ...]) -> ServeOptions:
+    return ServeOptions(
         model=options.model,
         host=options.host,
         port=options.port,
@@ -140,6 +147,10 @@ def _specs(options: argparse.Namespace, rest: tuple[str, ...]) -> tuple[tuple[Se
         logs=options.logs,
         rest=rest,
     )
+
+
+def _specs(serve: ServeOptions, options: argparse.Namespace) -> tuple[tuple[ServerSpec, ...], tuple[ServerSpec, ...]]:
+    """The servers, and the router if there is to be one."""
     installation = find_installation(options.python)
     router = () if options.router is None else (router_spec(serve, installation, options.router),)
     return server_specs(serve, installation), router

@@ -5,19 +5,21 @@ Left out: every option of SGLang that nothing here has to understand; it is pass
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from agents.serve.dtype import served_dtype
 from agents.serve.interpreter import Installation
 from agents.serve.process import ServerSpec
 from retool_env.errors import UsageError
 
-__all__ = ["LAUNCHER", "ServeOptions", "router_spec", "server_specs"]
+__all__ = ["LAUNCHER", "ServeOptions", "notes", "router_spec", "server_specs"]
 
 LAUNCHER: Final = "sglang.launch_server"
 _OURS: Final = {
@@ -42,7 +44,7 @@ class ServeOptions:
         port: of the first replica; the others follow it.
         tp: GPUs for each replica.
         replicas: servers with the whole model each.
-        dtype: of the weights; ``None`` leaves it to SGLang.
+        dtype: of the weights; ``None`` for that of the checkpoint; of a float32 folder bfloat16 on GPUs.
         launcher: module that starts a server.
         logs: folder of the log files.
         rest: further arguments of SGLang, as they are.
@@ -62,6 +64,7 @@ class ServeOptions:
 def server_specs(options: ServeOptions, installation: Installation) -> tuple[ServerSpec, ...]:
     """One for each replica. Raises :class:`UsageError` for what cannot work."""
     _check(options)
+    options = _with_dtype(options)
     devices = _shares(options)
     return tuple(
         ServerSpec(
@@ -89,6 +92,39 @@ def router_spec(options: ServeOptions, installation: Installation, port: int) ->
         log=options.logs / f"router-{port}.log",
         ready_path="/readiness",  # its /health says nothing about the servers
     )
+
+
+def notes(options: ServeOptions) -> list[str]:
+    """What the user should know of these servers before they start."""
+    found = []
+    if (dtype := _with_dtype(options).dtype) != options.dtype:
+        found.append(f"the checkpoint is float32 and there is no --dtype: serving it in {dtype}")
+    if not (_is_loopback(options.host) or _has_key(options.rest)):
+        found.append(
+            f"warning: --host {options.host} without a key: whoever reaches it can use the servers and change their "
+            "weights; add `-- --api-key KEY`, and agent.api_key=KEY for clients"
+        )
+    return found
+
+
+def _with_dtype(options: ServeOptions) -> ServeOptions:
+    """With the type said that SGLang would choose badly."""
+    if options.dtype is not None:
+        return options
+    gpus = not _on_cpu(options.rest) and bool(_devices())
+    return replace(options, dtype=served_dtype(options.model, gpus=gpus))
+
+
+def _is_loopback(host: str) -> bool:
+    """Only this machine reaches such an address. Names other than localhost are not looked up."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _has_key(rest: tuple[str, ...]) -> bool:
+    return any(argument.partition("=")[0] == "--api-key" for argument in rest)
 
 
 def _check(options: ServeOptions) -> None:

@@ -22,10 +22,12 @@ def with_adapters(model: PreTrainedModel, options: LoraConfig) -> nn.Module:
     """The model with adapters that change nothing yet.
 
     Raises:
-        UsageError: peft is missing, or the model has no module of a target's name.
+        UsageError: peft is missing, the model has no module of a target's name, or a target is its head, whose weight
+            scorers multiply with themselves.
     """
     try:
         import peft
+        from peft.tuners.tuners_utils import BaseTunerLayer
     except ImportError as error:
         raise UsageError("model.lora needs peft; install it: pip install peft") from error
     targets = options.targets if isinstance(options.targets, str) else list(options.targets)
@@ -40,6 +42,11 @@ def with_adapters(model: PreTrainedModel, options: LoraConfig) -> nn.Module:
         adapted = cast(nn.Module, peft.get_peft_model(model, config, autocast_adapter_dtype=False))
     except ValueError as error:
         raise UsageError(f"model.lora.targets={targets}: {' '.join(str(error).split())}") from error
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        raise UsageError(
+            f"model.lora.targets={targets}: one of them is the model's head, and adapters of the head are not trained "
+            "here; leave it out (lm_head), or take all-linear, every linear layer but the head"
+        )
     for parameter in adapted.parameters():  # peft does not look at the type of weights on the meta device
         parameter.data = parameter.data.to(model.dtype)
     return adapted.eval()

@@ -19,7 +19,8 @@ class LoraConfig(Config):
         alpha: the product of the two factors is scaled by ``alpha / r``.
         dropout: of the adapters' input, while the model is in training mode. Reinforcement learning keeps it in
             evaluation mode, because the ratio compares with what an engine sampled without dropout.
-        targets: ``all-linear`` for every linear layer but the head, or names of modules (``q_proj``).
+        targets: ``all-linear`` for every linear layer but the head, or names of modules (``q_proj``), the head's not
+            among them.
     """
 
     r: PositiveInt = 16

@@ -30,6 +30,7 @@ from agents.base import Sampling
 from agents.sglang.agent import SGLangAgent
 from agents.sglang.server import RefusedError, SGLangServer
 from agents.sglang.wire import GenerateRequest
+from algos.policy.sharding import compute_device
 from algos.sync.session import Failures, on_all
 from algos.sync.transports import Transport
 from retool_env.errors import EngineError, InfrastructureError
@@ -174,8 +175,7 @@ def _greedy(prompt: list[int]) -> GenerateRequest:
 
 def _score(model: nn.Module, prompt: NDArray[np.int64], ids: Sequence[int]) -> NDArray[np.float64]:
     """Log-probabilities of ``ids`` behind ``prompt``, ``[num_ids]``; every rank of a sharded model takes part."""
-    device = next(model.parameters()).device
-    row = torch.tensor([[*prompt.tolist(), *ids]], device=device)
+    row = _row(model, prompt, ids)
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -184,6 +184,11 @@ def _score(model: nn.Module, prompt: NDArray[np.int64], ids: Sequence[int]) -> N
     chosen = logits.log_softmax(-1).gather(-1, row[0, len(prompt) :, None])[:, 0]
     scores: NDArray[np.float64] = chosen.double().cpu().numpy()
     return scores
+
+
+def _row(model: nn.Module, prompt: NDArray[np.int64], ids: Sequence[int]) -> torch.Tensor:
+    """``[1, num_ids]``, where the model computes: offloaded weights are elsewhere. That was not tried on a GPU."""
+    return torch.tensor([[*prompt.tolist(), *ids]], device=compute_device(model))
 
 
 def _agreed(mine: bool) -> bool:

@@ -29,7 +29,7 @@ from agents.sglang.server import SGLangServer
 from algos.sync.export import named_weights, without_adapters
 from algos.sync.folder import prune, version_folder, write_weights
 from algos.sync.session import Failures, on_all, send_pieces
-from algos.sync.wire import Named, buckets, free_port, handles, join_group, own_address
+from algos.sync.wire import Named, buckets, device_for, free_port, handles, join_group, own_address
 from retool_env.errors import EngineError
 
 __all__ = ["BroadcastTransport", "DiskTransport", "TensorTransport", "Transport"]
@@ -130,6 +130,8 @@ class TensorTransport:
 
 class BroadcastTransport:
     """A process group of its own with the trainer as rank 0, made at the first send and again when a member is gone.
+
+    Offloaded weights visit the GPU one by one on their way into an NCCL group. Only gloo was run, on CPUs.
 
     Args:
         backend: ``nccl`` for GPUs, ``gloo`` for CPUs.
@@ -232,7 +234,8 @@ class BroadcastTransport:
             receiving = pool.submit(on_all, servers, receive)
             try:
                 for _, tensor in piece:
-                    dist.broadcast(tensor.contiguous(), group=self._group, group_src=0)
+                    sent = tensor.to(device_for(self._backend, tensor.device)).contiguous()
+                    dist.broadcast(sent, group=self._group, group_src=0)
             except RuntimeError as error:  # what torch raises when a member is gone
                 _log.error("the broadcast of weights %s broke: %s", name, " ".join(str(error).split())[:200])
                 self._leave()  # the others wait for ever in a group that nobody closes

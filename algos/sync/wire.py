@@ -18,12 +18,13 @@ from datetime import timedelta
 from multiprocessing.reduction import ForkingPickler
 from typing import cast
 
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp  # importing it teaches ForkingPickler to send tensors
 from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 
-__all__ = ["Named", "buckets", "free_port", "handles", "join_group", "own_address"]
+__all__ = ["Named", "buckets", "device_for", "free_port", "handles", "join_group", "own_address"]
 
 Named = tuple[str, Tensor]
 
@@ -74,6 +75,16 @@ def join_group(address: str, port: int, *, rank: int, world_size: int, name: str
     )
     c10d._world.pg_group_ranks[group] = {member: member for member in range(world_size)}
     return cast(dist.ProcessGroup, group)
+
+
+def device_for(backend: str, held: torch.device) -> torch.device:
+    """Where a tensor has to be for a group of this backend to send it: where it is, if the backend reads there.
+
+    NCCL reads the memory of GPUs only, and offloaded weights are in that of the CPU; they go to this process's own GPU.
+    That NCCL then takes them was not tried: there was no GPU.
+    """
+    kinds = dist.Backend.backend_capability[backend]
+    return held if held.type in kinds else torch.device(kinds[0])
 
 
 def own_address(peer: str) -> str:

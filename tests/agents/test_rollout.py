@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from agents.recorder import Recorder
 from agents.rollout import play, play_rounds
 from agents.scripted import OracleAgent, ScriptedAgent, program_for
 from retool_env.config import EnvConfig
-from retool_env.errors import EngineError
+from retool_env.errors import EngineError, UsageError
 from retool_env.outcome import Outcome, ToolStatus
 from retool_env.problems import Problem
 from retool_env.sources import ListSource, open_source
@@ -112,6 +114,45 @@ def test_an_engine_outage_is_unscored() -> None:
     assert all(t.record.reward is None and t.record.verdict is None and not t.scored for t in trajectories)
 
 
+class GivesUp:
+    """Returns what it has of a turn, as a server that ends requests for reasons of its own."""
+
+    def act(self, request: Request) -> Generation:
+        return replace(Generation.written(TOKENIZER.encode("let me th")), finish_reason="abort")
+
+
+class GivesUpInRounds(GivesUp):
+    def act_many(self, requests: Sequence[Request]) -> list[Generation]:
+        return [self.act(request) for request in requests]
+
+
+@pytest.mark.parametrize("agent", [GivesUp(), GivesUpInRounds()])
+def test_a_part_of_a_turn_is_an_engine_outage(agent: GivesUp) -> None:
+    trajectories = play(open_source(size=2, split="heldout"), agent, env=ENV, num_episodes=2)
+    assert {t.record.outcome for t in trajectories} == {Outcome.ENGINE_OUTAGE}
+    assert all(t.record.reward is None and not t.transcript.action_mask.any() for t in trajectories)
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("logprobs", np.zeros(1, np.float32)),
+        ("logprobs", np.float32(0)),
+        ("policy_version", np.zeros(1, np.int64)),
+        ("token_ids", np.zeros((1, 9), np.int64)),
+    ],
+)
+def test_arrays_of_other_lengths_are_told_to_be_the_agents_mistake(field: str, given: object) -> None:
+    """NumPy would write one number for all nine ids."""
+
+    class Careless:
+        def act(self, request: Request) -> Generation:
+            return replace(Generation.written(TOKENIZER.encode("123456789")), **{field: given})
+
+    with pytest.raises(UsageError, match=r"the agent's Generation has .* \[num_new\]"):
+        play(open_source(size=1, split="heldout"), Careless(), env=ENV, num_episodes=1)
+
+
 def test_statuses_reach_the_record() -> None:
     programs = {
         "ok": "print(1)",
@@ -138,8 +179,9 @@ def test_a_mismatch_of_ids_is_our_bug() -> None:
     agent = OracleAgent([source.problem(0)], TOKENIZER)
 
     class Liar(Recorder):
-        def add(self, ticket: int, generation: Generation) -> None:
+        def add(self, ticket: int, generation: Generation) -> Generation:
             super().add(ticket, Generation.written(generation.token_ids.tolist()[::-1]))
+            return generation
 
     from agents.base import Sampling
     from agents.rollout import Slots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.serve.command import ServeOptions, server_specs
+from agents.serve.command import ServeOptions, notes, server_specs
 from agents.serve.install import install
 from agents.serve.interpreter import VARIABLE, Installation, find_installation
 from retool_env.cli import main
@@ -146,6 +147,49 @@ def test_dry_run_prints_what_a_shell_can_run(model: Path, with_sglang: dict[str,
     start = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--host", "127.0.0.1", "--port"]
     rest = ["--device", "cpu", "--served-model-name", "it's"]
     assert rows == [[*start, "30000", *rest], [*start, "30001", *rest]]
+
+
+@pytest.mark.parametrize(
+    ("config", "devices", "rest", "dtype"),
+    [
+        ({"dtype": "float32"}, "0", [], "bfloat16"),
+        ({"torch_dtype": "float32"}, "0", [], "bfloat16"),
+        ({"dtype": "float32"}, "0", ["--", "--device", "cpu"], "float32"),
+        ({"dtype": "float32"}, "", [], "float32"),
+        ({"dtype": "bfloat16"}, "0", [], None),
+        ({}, "0", [], None),
+    ],
+)
+def test_a_float32_checkpoint_is_not_left_to_sglang(
+    config: dict[str, str], devices: str, rest: list[str], dtype: str | None, model: Path, with_sglang: dict[str, str]
+) -> None:
+    """Which would serve it in float16."""
+    (model / "config.json").write_text(json.dumps(config))
+    env = {**with_sglang, "CUDA_VISIBLE_DEVICES": devices}
+    done = run_serve([str(model), "--dry-run", *rest], env)
+    said = ["--dtype", dtype] if dtype else []
+    assert shlex.split(done.stdout)[9:] == [*said, *rest[1:]]
+    assert done.stderr == (
+        f"the checkpoint is float32 and there is no --dtype: serving it in {dtype}\n" if dtype else ""
+    )
+    assert "--dtype float16" in run_serve([str(model), "--dry-run", "--dtype", "float16", *rest], env).stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "rest", "warned"),
+    [
+        ("0.0.0.0", [], True),
+        ("gpu7", ["--log-level", "info"], True),
+        ("0.0.0.0", ["--api-key", "secret"], False),
+        ("0.0.0.0", ["--api-key=secret"], False),
+        ("127.0.0.2", [], False),
+        ("localhost", [], False),
+        ("::1", [], False),
+    ],
+)
+def test_servers_that_others_reach_want_a_key(host: str, rest: list[str], warned: bool) -> None:
+    found = notes(ServeOptions(model="some/model", host=host, rest=tuple(rest)))
+    assert [("without a key" in note, "agent.api_key=KEY" in note) for note in found] == [(True, True)] * warned
 
 
 def test_a_start_that_fails_ends_the_command(model: Path, with_sglang: dict[str, str], tmp_path: Path) -> None:

@@ -189,6 +189,13 @@ def test_what_cannot_work_is_refused(world: World, tmp_path: Path) -> None:
         check_config(PolicyOptions, {"lora": {"dropout": 1}})
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_adapters_of_the_head_are_refused(tied: bool, world: World) -> None:
+    """The scorer reads the head's own weight, so they would be trained by nothing and change nothing."""
+    with pytest.raises(UsageError, match=r"model\.lora\.targets=\['q_proj', 'lm_head'\].*leave it out"):
+        prepare(model_of(tie_word_embeddings=tied), lora(targets=("q_proj", "lm_head")), world)
+
+
 def test_shared_prompts_work_on_a_sharded_model(world: World) -> None:
     names = ("trained", "behaviour_logprobs", "advantage", "proximal_logprobs", "reference_logprobs")
     samples = []

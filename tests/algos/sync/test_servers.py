@@ -11,12 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from agents.base import Request
 from agents.loading import load_model
 from agents.sglang import SGLangAgent
-from algos.sync.servers import ServerWeights
+from algos.policy.config import ParallelConfig, PolicyOptions
+from algos.policy.model import prepare
+from algos.policy.world import World
+from algos.sync.servers import ServerWeights, _row
 from algos.sync.transports import BroadcastTransport, DiskTransport, TensorTransport, Transport
+from algos.sync.wire import device_for
 from retool_env.errors import InfrastructureError
 from retool_env.tokenizer import Tokenizer, load_tokenizer
 from tests.agents.fake_server import FakeServer, fake_sglang
@@ -211,3 +219,55 @@ def test_a_server_that_computes_something_else_stops_the_run(
         sync._transport.send = lambda _, name, urls: DiskTransport.send(sync._transport, other, name, urls)
         with pytest.raises(InfrastructureError, match=r"computes something else.*sync.tolerance"):
             sync.publish(1)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World.join()
+    yield world
+    world.leave()
+
+
+@pytest.mark.parametrize("kind", ["disk", "tensor", "group"])
+def test_offloaded_weights_are_published(
+    kind: str, servers, tokenizer: Tokenizer, tiny_folder: Path, tmp_path: Path, world: World
+) -> None:
+    model = prepare(load_model(str(tiny_folder)), PolicyOptions(parallel=ParallelConfig(offload=True)), world)
+    with an_agent(servers, tokenizer) as agent:
+        sync = ServerWeights(agent, model, transports(tmp_path, tiny_folder)[kind], probe=PROBE, tolerance=1e-4)
+        changed(model, 1)
+        sync.publish(1)
+        assert sync.gap <= 1e-4 and len(agent.servers_in_use) == 2
+        sync.close()
+
+
+@pytest.mark.parametrize(
+    ("backend", "held", "expected"),
+    [("nccl", "cpu", "cuda"), ("nccl", "cuda:1", "cuda:1"), ("gloo", "cpu", "cpu"), ("gloo", "cuda:1", "cuda:1")],
+)
+def test_tensors_move_only_where_the_backend_cannot_read(backend: str, held: str, expected: str) -> None:
+    assert device_for(backend, torch.device(held)) == torch.device(expected)
+
+
+def test_an_offloaded_tensor_is_where_the_backend_reads_when_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that reads a device which every machine has stands for NCCL."""
+    sent: list[torch.Tensor] = []
+    monkeypatch.setattr(dist, "broadcast", lambda tensor, **_: sent.append(tensor))
+    monkeypatch.setitem(dist.Backend.backend_capability, "elsewhere", ["meta"])
+    weight = torch.empty(3, 2).T
+    assert BroadcastTransport(backend="elsewhere")._send_piece([("weight", weight)], "1", []) == {}
+    assert [(t.device.type, t.shape, t.is_contiguous()) for t in sent] == [("meta", (2, 3), True)]
+
+
+def test_the_probe_goes_where_an_offloaded_model_computes() -> None:
+    """Shards in the memory of the CPU, of a mesh of a device without any, which every machine has."""
+    spec = DTensorSpec(
+        DeviceMesh("meta", [0], _init_backend=False, _rank=0),
+        (Replicate(),),
+        tensor_meta=TensorMeta(torch.Size([2]), (1,), torch.float32),
+    )
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(DTensor(torch.zeros(2), spec, requires_grad=False), requires_grad=False)
+    assert model.weight.to_local().device.type == "cpu"
+    row = _row(model, PROBE, [1, 2])
+    assert (row.device.type, row.shape) == ("meta", (1, len(PROBE) + 2))
