@@ -3,18 +3,19 @@
 Purpose: find, before a run, what would spoil it silently: a gold that no answer can meet pays nobody, a repeated
 question counts twice, two golds for one question make one of them wrong, and a training question in an evaluation file
 makes the evaluation worthless.
-Contract: pure but for the verifier. Questions are compared by their letters, digits and operators, without the
-instructions that common templates put around them.
+Contract: pure but for the verifier. Questions are compared by their letters, digits, operators and brackets, without
+the instructions that common templates put around them; with those of other files more loosely
+(:func:`~retool_env.sources.wording.loose_key`).
 Left out: questions that are the same in other words, and whether a gold is *right*.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from retool_env.data.rows import Row
-from retool_env.sources.wording import question_key
+from retool_env.sources.wording import loose_key, question_key
 from retool_env.verifier import gold_problem, verify
 
 __all__ = ["DataReport", "Finding", "check_rows"]
@@ -58,22 +59,22 @@ def check_rows(rows: Sequence[Row], others: Sequence[Row] = ()) -> DataReport:
     repeated = [group for group in _by_question(rows).values() if len(group) > 1]
     conflicts = [group for group in repeated if not _agree(group)]
     duplicates = [group for group in repeated if group not in conflicts]
-    theirs = _by_question(others)
-    shared = [(group, theirs[key]) for key, group in _by_question(rows).items() if key in theirs]
+    ours, theirs = _by_question(rows, loose_key), _by_question(others, loose_key)
+    shared = [(group, theirs[key]) for key, group in ours.items() if key in theirs]
     return DataReport(
         num_rows=len(rows),
         ungradable=tuple(ungradable),
         duplicates=tuple(Finding(rows=tuple(group), fault="repeated") for group in duplicates),
         conflicts=tuple(Finding(rows=tuple(group), fault="golds differ") for group in conflicts),
-        overlap=tuple(Finding(rows=(*ours, *found), fault="in both") for ours, found in shared),
+        overlap=tuple(Finding(rows=(*mine, *found), fault="in both") for mine, found in shared),
     )
 
 
-def _by_question(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _by_question(rows: Sequence[Row], key_of: Callable[[str], str] = question_key) -> dict[str, list[Row]]:
     """The rows of each question; a row without one is in none."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        if key := question_key(row.question):
+        if key := key_of(row.question):
             groups.setdefault(key, []).append(row)
     return groups
 

@@ -22,8 +22,9 @@ from retool_env.data.tables import RawRow, check_out, write_table
 from retool_env.errors import UsageError
 from retool_env.files import atomic
 from retool_env.problems import Problem
-from retool_env.sources.file import OTHER_GOLD, FileReader, Seen, asked
-from retool_env.sources.golds import Dropped, keep_gradable
+from retool_env.sources.file import FileReader, Seen, asked
+from retool_env.sources.golds import OTHER_GOLD, Dropped, keep_gradable
+from retool_env.sources.wording import loose_key
 
 __all__ = ["PrepareReport", "prepare"]
 
@@ -135,16 +136,19 @@ def save_report(out: Path, report: BaseModel) -> Path:
 
 
 class _HeldOut:
-    """The questions of evaluation files, taken out of what is read and counted."""
+    """The questions of evaluation files, taken out of what is read and counted.
+
+    They are compared loosely: a problem too few is a small loss, one that is measured on is not.
+    """
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.num_found = 0
         found = itertools.chain.from_iterable(FileReader(path=path) for path in paths)
-        self._questions = {asked(one) for one in found if isinstance(one, Problem)}
+        self._questions = {asked(one, loose_key) for one in found if isinstance(one, Problem)} - {""}
 
     def removed_from(self, rows: Iterable[Problem | Dropped]) -> Iterator[Problem | Dropped]:
         for one in rows:
-            if isinstance(one, Problem) and asked(one) in self._questions:
+            if isinstance(one, Problem) and asked(one, loose_key) in self._questions:
                 self.num_found += 1
             else:
                 yield one

@@ -4,7 +4,7 @@ Purpose: DAPO (``prompt`` as messages, ``reward_model.ground_truth``), GSM8K (``
 (``problem``, ``answer``), AIME (``input``, ``output``) and plain ``{prompt, answer}`` files are all checked by one
 command.
 Contract: every row is read or is an error that names file and line. A gold that is a list is several accepted answers;
-numbers become text.
+numbers become text. An object is no gold, and neither is NaN.
 Left out: turning rows into problems for a run, which is a source's work (:mod:`retool_env.sources`).
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retool_env.data.tables import read_table
+from retool_env.data.tables import plain_text, read_table
 from retool_env.errors import UsageError
 
 __all__ = ["Row", "read_rows"]
@@ -90,12 +90,12 @@ def _question(value: Any) -> str:
     """The text, or the last message of a chat."""
     if isinstance(value, list) and value and isinstance(value[-1], Mapping):
         return str(value[-1].get("content") or "")
-    return "" if value is None else str(value)
+    return plain_text(value)
 
 
 def _golds(value: Any) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
-        return tuple(str(one) for one in value) or ("",)
-    text = "" if value is None else str(value)
+        return tuple(plain_text(one) for one in value) or ("",)
+    text = plain_text(value)
     # GSM8K: a worked solution, and the answer behind the last mark.
     return (text.rpartition("####")[2].strip() if "####" in text else text,)

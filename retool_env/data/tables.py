@@ -2,29 +2,34 @@
 
 Contract: reading yields rows one by one with their number from 1 (the line of a text file). Parquet is read in batches
 and JSONL by lines; a JSON array is read as a whole. Writing is atomic: the file is there complete, or not at all.
-In Parquet, whose columns have one type, nested values of rows that come from elsewhere are written as JSON text;
-:func:`nested` reads both.
+Text is UTF-8, with a byte order mark or without; half a surrogate pair in JSON becomes U+FFFD, because no file and no
+tokenizer can take it. In Parquet, whose columns have one type, nested values of rows that come from elsewhere are
+written as JSON text; :func:`nested` reads both.
 Left out: what the columns mean.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
+from retool_env.dialects.json_calls import without_halves
 from retool_env.errors import MissingExtraError, UsageError
 from retool_env.files import atomic
 
-__all__ = ["Numbered", "RawRow", "check_out", "count_rows", "nested", "read_table", "write_table"]
+__all__ = ["Numbered", "RawRow", "check_out", "count_rows", "nested", "plain_text", "read_table", "write_table"]
 
 RawRow = Mapping[str, Any]
 """A row as it was found, before anything is known about its columns."""
 
 Numbered = tuple[int, RawRow]
 BATCH: Final = 4096
+_LONGEST_FIELD: Final = 2**31 - 1
 
 
 def read_table(path: Path) -> Iterator[Numbered]:
@@ -50,12 +55,18 @@ def nested(value: Any, where: str) -> Any:
     Raises:
         UsageError: text that is not JSON.
     """
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise UsageError(f"{where}: {value[:40]!r} is not JSON ({error})") from error
+    return _decode(value, f"{where}: {value[:40]!r} is", "") if isinstance(value, str) else value
+
+
+def plain_text(value: Any) -> str:
+    """What a cell says, as text; nothing for an object and for a number that is none, which say nothing.
+
+    >>> [plain_text(one) for one in (42, "x", None, float("nan"), {"a": 1})]
+    ['42', 'x', '', '', '']
+    """
+    if value is None or isinstance(value, Mapping) or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return str(value)
 
 
 def write_table(path: Path, rows: Iterable[RawRow], *, like: Path | None = None) -> int:
@@ -88,28 +99,21 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Numbered]]:
 
 
 def _jsonl(path: Path) -> Iterator[Numbered]:
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"{path}:{number}: not JSON ({error}); expected one JSON object per line") from error
-            yield number, _object(row, f"{path}:{number}")
+            if line.strip():
+                row = _decode(line, f"{path}:{number}:", "; expected one JSON object per line")
+                yield number, _object(row, f"{path}:{number}")
 
 
 def _json(path: Path) -> Iterator[Numbered]:
     """A list of objects; what is written line by line in a file of this name is read too."""
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         if file.read(1024).lstrip()[:1] == "{":
             yield from _jsonl(path)
             return
         file.seek(0)
-        try:
-            rows = json.load(file)
-        except ValueError as error:
-            raise UsageError(f"{path}: not JSON ({error}); expected a list of objects") from error
+        rows = _decode(file.read(), f"{path}:", "; expected a list of objects")
     if not isinstance(rows, list):
         raise UsageError(f"{path}: a {type(rows).__name__}; expected a list of objects")
     for number, row in enumerate(rows, start=1):
@@ -117,11 +121,34 @@ def _json(path: Path) -> Iterator[Numbered]:
 
 
 def _csv(path: Path) -> Iterator[Numbered]:
-    with path.open(encoding="utf-8", newline="") as file:
+    csv.field_size_limit(_LONGEST_FIELD)  # of the whole process; the default refuses a long solution
+    with _opened(path, newline="") as file:
         for number, row in enumerate(csv.DictReader(file), start=1):
             if None in row or None in row.values():
                 raise UsageError(f"{path}: row {number} has not as many fields as the header")
             yield number, row
+
+
+@contextlib.contextmanager
+def _opened(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """The text of a file; what is no text is told in one line, also when it shows only later."""
+    try:
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 ({error.reason}); convert it, for example with iconv -t UTF-8") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: not CSV ({error})") from error
+
+
+def _decode(text: str, where: str, expected: str) -> Any:
+    """JSON that can be written again: without the halves of surrogate pairs."""
+    try:
+        return json.loads(without_halves(text) if "\\ud" in text or "\\uD" in text else text)
+    except ValueError as error:
+        raise UsageError(f"{where} not JSON ({error}){expected}") from error
+    except RecursionError as error:
+        raise UsageError(f"{where} not JSON that can be read (too many brackets inside of each other)") from error
 
 
 def _parquet(path: Path) -> Iterator[Numbered]:

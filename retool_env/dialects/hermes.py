@@ -15,14 +15,16 @@ results; here is only what stands between the tags. A call that cannot be read i
 and its siblings run. What is mended instead is written down in ``json_calls``; a closing tag that was forgotten behind
 a complete object is no mistake either.
 
-Calls inside of a closed thought (``<think>...</think>``) are thoughts and are not run. Not handled: the other formats
-that are called after models (Llama's, Mistral's, Qwen3-Coder's XML).
+Calls inside of a closed thought (``<think>...</think>``) are thoughts and are not run; a ``</think>`` in a string of a
+call closes none. Not handled: the other formats that are called after models (Llama's, Mistral's, Qwen3-Coder's XML).
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -80,13 +82,21 @@ class HermesDialect:
         return tokenizer.reply([Message(role="tool", content=_OWN_TAGS.sub("< ", r.text)) for r in results])
 
 
+class _Read(NamedTuple):
+    """The value of a call or what is wrong with it, where the call ends, and what of it stands behind the value."""
+
+    value: JsonValue | BadJsonError
+    end: int
+    behind: str = ""
+
+
 def _read_calls(text: str) -> Iterator[ToolCall]:
-    position = max(text.rfind(END_THINK), 0)
+    position = _after_thoughts(text)
     for _ in range(_MAX_CALLS):
         start = text.find(OPEN, position)
         if start < 0:
             return
-        value, position = _read_value(text, start + len(OPEN))
+        value, position, _ = _read_value(text, start + len(OPEN))
         span = (start, position)
         if isinstance(value, BadJsonError):
             problem = f"Error: the tool call is no valid JSON ({value}); nothing was run."
@@ -98,8 +108,24 @@ def _read_calls(text: str) -> Iterator[ToolCall]:
         yield ToolCall(name="", problem=problem, span=(start, len(text)))
 
 
-def _read_value(text: str, start: int) -> tuple[JsonValue | BadJsonError, int]:
-    """The value between the tags, or what is wrong with it; and where the call ends."""
+def _after_thoughts(text: str) -> int:
+    """Where the last thought ends. What a call's own JSON holds ends none."""
+    ends = [match.start() for match in re.finditer(END_THINK, text)]
+    position = 0
+    for _ in range(_MAX_CALLS if ends else 0):
+        start = text.find(OPEN, position)
+        if start < 0:
+            break
+        value, position, behind = _read_value(text, start + len(OPEN))
+        if not isinstance(value, BadJsonError):
+            quoted = text.count(END_THINK, start, position) - behind.count(END_THINK)
+            first = bisect_left(ends, start)
+            del ends[first : first + quoted]
+    return max(ends, default=0)
+
+
+def _read_value(text: str, start: int) -> _Read:
+    """What stands between the tags."""
     first_error: BadJsonError | None = None
     closer = start
     for _ in range(_MAX_CLOSERS):
@@ -107,19 +133,20 @@ def _read_value(text: str, start: int) -> tuple[JsonValue | BadJsonError, int]:
         if closer < 0:
             break
         try:
-            return decode_whole(text[start:closer]), closer + len(CLOSE)
+            return _Read(decode_whole(text[start:closer]), closer + len(CLOSE))
         except BadJsonError as error:
             first_error = first_error or error
         closer += len(CLOSE)
     opener, closer = text.find(OPEN, start), text.find(CLOSE, start)
     if 0 <= closer < (opener if opener >= 0 else len(text)):
         assert first_error, "a closing tag was tried"
-        return first_error, closer + len(CLOSE)
+        return _Read(first_error, closer + len(CLOSE))
     end = opener if opener >= 0 else len(text)
     try:
-        return decode_at(text[start:end])[0], end
+        value, behind = decode_at(text[start:end])
+        return _Read(value, end, behind)
     except BadJsonError as error:
-        return error, end
+        return _Read(error, end)
 
 
 def _as_call(value: JsonValue, span: tuple[int, int]) -> ToolCall:

@@ -10,17 +10,21 @@ r"""The tag format of the ReTool paper: one assistant message with programs and 
     </interpreter>
     ... <answer>\boxed{42}</answer>
 
-A turn ends at ``</code>`` or at the end-of-turn token. The program may be fenced or bare. A closing tag without an
-opening one is a malformed call: the model is told, the episode goes on. What is *not* handled: several programs in
-one turn, which cannot occur, because generation stops at the first ``</code>``; and tools beside the interpreter.
+A turn ends at ``</code>`` or at the end-of-turn token. The program may be fenced or bare; tags and fences in its
+strings and comments are its own. Of several opening tags the first one counts behind which the others are such, so a
+tag that the text merely mentions opens nothing. A closing tag without an opening one is a malformed call: the model is
+told, the episode goes on. What is *not* handled: several programs in one turn, which cannot occur, because generation
+stops at the first ``</code>``, even in a string; and tools beside the interpreter.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
 from retool_env.dialects import Turn
+from retool_env.dialects.literals import blanked
 from retool_env.dialects.prompting import interpreter_only, one_program, with_instructions
 from retool_env.problems import Message, Problem
 from retool_env.tokenizer import Tokenizer
@@ -31,7 +35,11 @@ from retool_env.verifier import extract_answer
 __all__ = ["RetoolDialect"]
 
 OPEN, CLOSE = "<code>", "</code>"
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL | re.IGNORECASE)
+_MOST_OPENINGS = 8
+"""Of more than these only the last one is looked at, so that a turn of nothing but tags costs no time."""
+
+_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n", re.IGNORECASE)
+_FENCE_END = re.compile(r"\n?```")
 _OWN_TAGS = re.compile(r"<(?=/?(?:code|interpreter|answer)>)")
 
 INSTRUCTIONS = """\
@@ -85,16 +93,32 @@ class RetoolDialect:
 
 
 def _read_call(before_close: str) -> ToolCall:
-    start, end = before_close.rfind(OPEN), len(before_close) + len(CLOSE)
+    start, end = _opening(before_close), len(before_close) + len(CLOSE)
     if start < 0:
         problem = f"Error: {CLOSE} without {OPEN}; nothing was run."
         return ToolCall(problem=problem, span=(len(before_close), end))
-    body = before_close[start + len(OPEN) :]
-    fenced = _FENCE.search(body)
-    code = (fenced[1] if fenced else body).strip("\n")
+    code = _program(before_close[start + len(OPEN) :]).strip("\n")
     if not code.strip():
         return ToolCall(problem="Error: the program is empty; nothing was run.", span=(start, end))
     return ToolCall(arguments={"code": code}, span=(start, end))
+
+
+def _opening(text: str) -> int:
+    """Where the program's tag stands; -1 when there is none."""
+    for match in itertools.islice(re.finditer(OPEN, text), _MOST_OPENINGS):
+        if OPEN not in blanked(text[match.end() :]):
+            return match.start()
+    return text.rfind(OPEN)
+
+
+def _program(body: str) -> str:
+    """What stands between the tags, without a fence and what is outside of it."""
+    fence = _FENCE.search(blanked(body))
+    if not fence:
+        return body
+    inside = body[fence.end() :]
+    end = _FENCE_END.search(blanked(inside))
+    return inside[: end.start()] if end else inside
 
 
 def _neutral(text: str) -> str:

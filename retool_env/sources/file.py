@@ -14,7 +14,7 @@ import functools
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from retool_env.data.tables import Numbered, count_rows, read_table
 from retool_env.errors import UsageError
 from retool_env.problems import Problem
 from retool_env.sources import ListSource
-from retool_env.sources.golds import Dropped, keep_gradable
+from retool_env.sources.golds import OTHER_GOLD, Dropped, keep_gradable
 from retool_env.sources.layouts import detect_layout, named_layout, read_row, same_row
 from retool_env.sources.rates import Difficulty
 from retool_env.sources.wording import question_key
@@ -32,7 +32,6 @@ from retool_env.verifier import verify
 __all__ = ["FileReader", "Seen", "asked", "read_source"]
 
 HUB = "hf:"
-OTHER_GOLD = "other_gold"
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 
@@ -211,8 +210,8 @@ def _stamp(path: str) -> tuple[int, int]:
     return (stat.st_mtime_ns, stat.st_size)
 
 
-def asked(problem: Problem) -> str:
+def asked(problem: Problem, key_of: Callable[[str], str] = question_key) -> str:
     """What is the same for two writings of one question; the system's words do not count."""
     if isinstance(problem.prompt, str):
-        return question_key(problem.prompt)
-    return question_key("\n".join(message.content for message in problem.prompt if message.role != "system"))
+        return key_of(problem.prompt)
+    return key_of("\n".join(message.content for message in problem.prompt if message.role != "system"))

@@ -23,12 +23,11 @@ Left out: several accepted answers. Of a list of golds the first one counts.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from retool_env.data.tables import RawRow, nested
+from retool_env.data.tables import RawRow, nested, plain_text
 from retool_env.errors import UsageError, did_you_mean
 from retool_env.problems import Message, Problem
 from retool_env.sources.golds import Dropped
@@ -156,10 +155,10 @@ def same_row(layout: Layout, row: RawRow) -> str:
 def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     """Text, or a conversation up to where the assistant answers; one message alone is text."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):  # a question may begin like that too
-            value = json.loads(value) if value.startswith("[{") else value
+        with contextlib.suppress(UsageError):  # a question may begin like that too
+            value = nested(value, where) if value.startswith("[{") else value
     if not isinstance(value, list | tuple):
-        return bare_question("" if value is None else str(value))
+        return bare_question(plain_text(value))
     messages = []
     for message in value:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
@@ -176,8 +175,8 @@ def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
 def _gold(layout: Layout, row: RawRow, where: str) -> str:
     value = _column(row, layout.gold, where)
     if isinstance(value, list | tuple):
-        value = next((one for one in value if str(one).strip()), "")
-    text = "" if value is None else str(value).strip()
+        value = next((one for one in value if plain_text(one).strip()), "")
+    text = plain_text(value).strip()
     if layout.gold_in_response:
         return extract_answer(text).answer
     if not layout.gold_mark:

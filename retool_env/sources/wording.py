@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["bare_question", "question_key"]
+__all__ = ["bare_question", "loose_key", "question_key"]
 
 _TEMPLATES = re.compile(
     r"\ASolve the following math problem step by step\..*?answer to the problem\.\s*"
@@ -23,9 +23,33 @@ _TEMPLATES = re.compile(
     r"|<\|im_start\|>(?:system\n.*?<\|im_end\|>\s*<\|im_start\|>)?user|<\|im_end\|>\s*(?:<\|im_start\|>assistant\s*)?",
     re.DOTALL,
 )
-_LOOKS = r"(?:\\(?:left|right|displaystyle|,|!|;)|\.(?![0-9])|[^\w+\-*/^<>=.]|_)"
+_SIGNS = {
+    **dict.fromkeys(("cdot", "ast", "·", "⋅", "∗"), "*"),
+    **dict.fromkeys(("times", "×"), "×"),
+    **dict.fromkeys(("div", "÷"), "/"),
+    **dict.fromkeys(("−", "–", "‐"), "-"),
+    **dict.fromkeys(("le", "leq", "≤"), "≤"),
+    **dict.fromkeys(("ge", "geq", "≥"), "≥"),
+    **dict.fromkeys(("ne", "neq", "≠"), "≠"),
+    **dict.fromkeys(("mid", "vert", "lvert", "rvert", "|"), "|"),
+    **dict.fromkeys(("prime", "′", "’"), "'"),
+    **dict.fromkeys("{", "("),
+    **dict.fromkeys("}", ")"),
+    **dict.fromkeys(("left", "right", "displaystyle", *"\\()[],!;"), " "),
+}
+"""One sign for its spellings: commands and signs behind a backslash, and characters of Unicode. What LaTeX only lays
+out with is a space. A dot and a cross are two signs, because they are two products of vectors.
+"""
+
+_SPELLING = re.compile(r"\^ *\{? *\\prime(?![a-zA-Z]) *\}?|\\([a-zA-Z]+|[^\w\s])|[^\x00-\x7f]|[{}]")
+_PROSE = re.compile(r"(?<![\w)\]'!])[!']|(?<=[^\W\d_]{2})[!']|'(?=(?:[sdmt]|ll|re|ve)\b)")
+_LONE = re.compile(r"\( *(?:([^\W\d_]|[0-9]+(?:\.[0-9]+)?|\\[a-zA-Z]+) *)?\)")
+_MOST_NESTED = 8
+_LOOKS = r"(?:\.(?![0-9])|[^\w+\-*/^<>=.()\[\]|!'%×±√\u2190-\u22ff\u25a0-\u25ff\u2a00-\u2aff]|_)"
 _BETWEEN_DIGITS = re.compile(rf"(?<=[0-9]){_LOOKS}+(?=[0-9])")
 _ELSEWHERE = re.compile(_LOOKS)
+_CROSS = re.compile(r"(?<=[0-9])×(?=[0-9])")
+_GROUPING = "[()\\[\\]|!'%]"
 
 
 def bare_question(question: str) -> str:
@@ -38,12 +62,41 @@ def bare_question(question: str) -> str:
 
 
 def question_key(question: str) -> str:
-    r"""What two writings of one question have in common: its letters, digits and operators.
+    r"""What two writings of one question have in common: its letters, digits, operators and brackets.
 
-    Digits that stand apart stay apart: ``\frac{1}{23}`` is not ``\frac{12}{3}``.
+    Digits that stand apart stay apart: ``\frac{1}{23}`` is not ``\frac{12}{3}``. Brackets around one letter, number or
+    command group nothing and do not count; those of LaTeX and of plain text are the same. ``!`` and ``'`` count where
+    they are a factorial and a prime, not in prose.
 
-    >>> question_key("What is $6 \\cdot 7$?") == question_key("what is  6 \\cdot 7")
+    >>> question_key("What is $6 \\cdot {7}$?") == question_key("what is  6 · 7")
+    True
+    >>> question_key("2^{x+1}") == question_key("2^(x + 1)") != question_key("2^x+1")
     True
     """
-    apart = _BETWEEN_DIGITS.sub("~", bare_question(question))
-    return "~".join(_ELSEWHERE.sub("", part) for part in apart.split("~")).casefold()
+    text = _SPELLING.sub(_sign, " ".join(bare_question(question).split()))
+    text = _PROSE.sub(" ", text)
+    for _ in range(_MOST_NESTED):
+        text, found = _LONE.subn(r" \1 ", text)
+        if not found:
+            break
+    apart = _BETWEEN_DIGITS.sub("~", text)
+    return _CROSS.sub("*", "~".join(_ELSEWHERE.sub("", part) for part in apart.split("~"))).casefold()
+
+
+def loose_key(question: str) -> str:
+    r"""A key that more writings share: brackets, bars, ``!``, ``'`` and ``%`` do not count, and a cross is a dot.
+
+    For questions that must not be in training because they are measured on: a problem too few is a small loss there,
+    and one that was met in another writing spoils the measurement.
+
+    >>> loose_key(r"$2 \times (3 + 4)$") == loose_key("2 * 3 + 4")
+    True
+    """
+    apart = re.sub(rf"(?<=[0-9]){_GROUPING}+(?=[0-9])", "~", question_key(question))
+    return re.sub(_GROUPING, "", apart).replace("×", "*")
+
+
+def _sign(match: re.Match[str]) -> str:
+    """What counts of a command or a character: its one sign, or itself."""
+    written = match[0]
+    return "'" if written.startswith("^") else _SIGNS.get(match[1] or written, written)

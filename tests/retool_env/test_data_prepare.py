@@ -103,6 +103,22 @@ def test_prepared_conversations_and_facts_come_back(tmp_path: Path) -> None:
         assert second == open_source("file", path=gsm8k).problem(0)
 
 
+def test_evaluation_files_are_compared_loosely(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one file ``2*(3+4)`` and ``2*3+4`` are two questions; of a measured one no writing is let through."""
+    train = write(
+        tmp_path / "f.jsonl",
+        *({"prompt": f"Compute {one}.", "answer": "14"} for one in ("2*(3+4)", "2*3+4", "2÷3", "?")),
+    )
+    held_out = write(tmp_path / "e.jsonl", {"prompt": r"Compute $2 \times [3+4]$.", "answer": "14"})
+    out = tmp_path / "o.jsonl"
+    assert main(["data", "prepare", str(train), "--out", str(out), "--against", str(held_out)]) == 0
+    assert [json.loads(line)["prompt"] for line in out.read_text().splitlines()] == ["Compute 2÷3.", "Compute ?."]
+    assert main(["data", "check", str(train), "--against", str(held_out)]) == 1
+    found = capsys.readouterr().out
+    assert "questions that occur more than once: none" in found
+    assert "f.jsonl:1, f.jsonl:2, e.jsonl:1: in both" in found
+
+
 def test_max_samples(tmp_path: Path) -> None:
     path = write(tmp_path / "f.jsonl", *({"prompt": f"Q{k}", "answer": str(k)} for k in range(9)))
     assert main(["data", "prepare", str(path), "--out", str(tmp_path / "o.jsonl"), "--max_samples", "4"]) == 0

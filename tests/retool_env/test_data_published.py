@@ -24,7 +24,7 @@ FILES = {
     "math_500.jsonl": (500, 500, 0),
     "gsm8k_test.jsonl": (1319, 1319, 0),
     "gsm8k_train.jsonl": (7473, 7473, 0),
-    "simplelr_math_35_train.parquet": (8523, 8517, 2),
+    "simplelr_math_35_train.parquet": (8523, 8516, 2),
 }
 
 

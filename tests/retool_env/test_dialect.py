@@ -27,6 +27,14 @@ DIALECT = make_dialect("retool")
         ("a <code> b <code>print(2)</code>", "print(2)"),
         ("<code>\nif 1:\n    print(1)\n</code>", "if 1:\n    print(1)"),
         ("<code>print('</co' + 'de>')</code> and more", "print('</co' + 'de>')"),
+        ('<code>\ns="<code>"\nprint(s)\n</code>', 's="<code>"\nprint(s)'),
+        ("I'll use <code>.\n<code>\nprint('<code>')  # <code>\n</code>", "print('<code>')  # <code>"),
+        ("Put it in '<code>' tags: <code>print(1)</code>", "print(1)"),
+        ('<code>\n```python\nd = """\n```\nx\n```\n"""\nprint(1)\n```\n</code>', 'd = """\n```\nx\n```\n"""\nprint(1)'),
+        ('<code>\nd = """\n```\nx\n```\n"""\n</code>', 'd = """\n```\nx\n```\n"""'),
+        ("<code>\nIt's this:\n```python\nprint('```')\n```\nIt's done.\n</code>", "print('```')"),
+        ("<code>\n```python\nprint(1)\n```\nOutput:\n```\n1\n```\n</code>", "print(1)"),
+        ("<code>\n```python\nprint(1)```</code>", "print(1)"),
     ],
 )
 def test_calls(text: str, code: str) -> None:
@@ -106,6 +114,21 @@ def test_a_program_that_is_written_is_read_back(name: str, code: str, text: str)
     assert turn.stopped
     assert [call.code for call in turn.calls] == [code]
     assert dialect.write(text, []) == text
+
+
+@given(
+    texts=st.lists(st.sampled_from(["<code>", "\n```\n", "```python\n", "it's", "\n", "x"]), max_size=4).map("".join),
+    before=st.sampled_from(["", "I'll use <code> now.\n", "The tag '<code>' opens one.\n"]),
+)
+def test_tags_and_fences_in_strings_belong_to_the_program(texts: str, before: str) -> None:
+    code = f'd = """{texts}"""  # <code>\ns = {texts!r}\nprint(s)'
+    (call,) = DIALECT.parse(DIALECT.write(before, [ToolCall(arguments={"code": code})])).calls
+    assert (call.code, call.span[0]) == (code, len(before))
+
+
+def test_a_turn_of_nothing_but_tags_and_quotes_costs_no_time() -> None:
+    for piece in ("<code>", "<code>'", '\\"""<code>', "```py\n'", "<code>#"):
+        DIALECT.parse(20_000 * piece + "</code>")
 
 
 @pytest.mark.parametrize("name", ["retool", "markdown"])

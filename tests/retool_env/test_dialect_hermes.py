@@ -27,7 +27,8 @@ def one_code(body: str) -> str:
     return parsed.code
 
 
-unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+tags = st.sampled_from(["<think>", "</think>", "</think> \\boxed{1}"])
+unicode = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | tags
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | unicode,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(unicode, inner, max_size=3),
@@ -98,6 +99,7 @@ def test_parsing_never_raises_and_spans_are_in_order(text: str) -> None:
         (r'{"name": "c", "arguments": "{\"code\": \"print(\\\"a\\\")\"}"}', 'print("a")'),
         (r'{"name": "c", "arguments": {"code": "print(\"</tool_call>\")"}}', 'print("</tool_call>")'),
         (r'{"name": "c", "arguments": {"code": "# <tool_call>"}}', "# <tool_call>"),
+        ('{"name": "c", "arguments": {"code": "print(\'</think>\')"}}', "print('</think>')"),
     ],
 )
 def test_slips_are_mended(body: str, code: str) -> None:
@@ -179,6 +181,11 @@ def test_an_unclosed_call_does_not_swallow_the_next() -> None:
         ('<think>x</think><tool_call>{"name": "a"}</tool_call>', ["a"], ""),
         ('</think><tool_call>{"name": "a"}</tool_call> \\boxed{1}', ["a"], ""),
         ('<think>no end <tool_call>{"name": "a"}</tool_call>', ["a"], ""),
+        ('<think>maybe <tool_call>{"name": "a"} or not</think><tool_call>{"name": "b"}</tool_call>', ["b"], ""),
+        ('<think>x</think><tool_call>{"name": "a", "arguments": {"s": "</think>"}}', ["a"], ""),
+        ('<tool_call>{"name": "</think>"}</tool_call><tool_call>{"name": "b"}</tool_call>', ["</think>", "b"], ""),
+        ('<think><tool_call>{"name": "a", "arguments": {"s": "</think>"}}</tool_call></think>\\boxed{1}', [], "1"),
+        ('<think>a <tool_call> is {"s": "</think><tool_call>{"name": "b"}</tool_call>', ["b"], ""),
         ("<think>\\boxed{1}", [], ""),
         ("\\boxed{7}", [], "7"),
         ("nothing", [], ""),

@@ -182,6 +182,8 @@ def test_repeats_and_contradictions_are_left_out_and_told(tmp_path: Path, caplog
         ("math_dapo/4", "other_gold than math_dapo/1"),
         ("math_dapo/5", "empty_gold"),
     ]
+    assert "dropped 1 problems whose question came before with another gold: math_dapo/4" in caplog.text
+    assert "dropped 1 problems whose gold cannot be graded: math_dapo/5" in caplog.text
     assert "6 rows, 2 unique problems; 2 repeats left out (problems.unique=false keeps them)" in caplog.text
     everything = opened(path, unique=False).problems
     assert [problem.id for problem in everything] == [
@@ -200,6 +202,45 @@ def test_digits_that_stand_apart_are_other_questions(data: st.DataObject) -> Non
     texts = ["".join(map(str, digits[:cut])) + "}{" + "".join(map(str, digits[cut:])) for cut in cuts]
     first, second = (question_key(f"\\frac{{{text}}}") for text in texts)
     assert (first == second) == (cuts[0] == cuts[1])
+
+
+def test_different_questions_stay_different(tmp_path: Path) -> None:
+    questions = [*("12 × 4", "12 ÷ 4", "12 − 4", "12 + 4"), *("5!", "5", "20%", "20"), *("f(3)", "f'(3)"), "2*(3+4)"]
+    questions += [
+        r"\sqrt{9+16}",
+        r"\sqrt{9}+16",
+        r"|2-3|",
+        "2-3",
+        "x ≤ 3",
+        "x ≥ 3",
+        "2*3+4",
+        r"a \times b",
+        r"a \cdot b",
+    ]
+    path = write(tmp_path / "f.jsonl", *({"prompt": f"What is {one}?", "answer": "1"} for one in questions))
+    assert opened(path).size == len(questions)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (r"$12 \times 4$", "12 × 4"),
+        ("12*4", r"\(12 \cdot 4\)"),
+        (r"12 \div 4", "12 / 4"),
+        ("12 − 4", "12-4"),
+        (r"$\left(3+4\right)\cdot 2^{10}$", "(3 + 4) * 2^10"),
+        ("2^(x+1)", "$2^{x+1}$"),
+        (r"$\left|x\right|$", "|x|"),
+        (r"$f^{\prime}(x)$", "f′(x)"),
+        (r"$\sin(\theta)$", r"\sin \theta"),
+        (r"\{1, 2\}", "{1,2}"),
+        (r"90^{\circ}", r"90^\circ"),
+        ("Don't guess!", "Don’t guess."),
+        (r"\[x \leq 3\]", "x ≤ 3"),
+    ],
+)
+def test_writings_of_one_question_meet(first: str, second: str) -> None:
+    assert question_key(first) == question_key(second)
 
 
 def test_the_first_n_are_the_first_n(tmp_path: Path) -> None:

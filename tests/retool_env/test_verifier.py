@@ -113,6 +113,13 @@ EXTRACTED = [
     (r"It is not hard to get \boxed{34}", "34", "boxed"),
     (r"\boxed{34}. This is correct, and 33 is wrong.", "34", "boxed"),
     (r"\boxed{33} is wrong; \boxed{34}", "34", "boxed"),
+    (r"\boxed{5}. This is not true for \(n=1\).", "5", "boxed"),
+    (r"\boxed{5}. This is not valid for other triangles.", "5", "boxed"),
+    (r"\boxed{5}. It is false that others work", "5", "boxed"),
+    (r"\boxed{5}. The answer is not correct if we allow 0, but we do not.", "5", "boxed"),
+    (r"So \boxed{5}, which is not the answer I expected at first.", "5", "boxed"),
+    (r"\boxed{5} (it is not the answer with repetition)", "5", "boxed"),
+    (r"\boxed{5}. That isn't true in general.", "5", "boxed"),
     ("<answer>34</answer>", "34", "answer_tag"),
     ("<answer>\nThe sum is \\boxed{'34'} cm\n</answer><|im_end|>", "34", "answer_tag"),
     ("<answer>34</answer>\n\\boxed{35}", "35", "boxed"),
@@ -153,6 +160,10 @@ NOT_EXTRACTED = [
     (r"\boxed{34}, not \boxed{33}", "retracted"),
     ("<answer>34</answer> is incorrect", "retracted"),
     ("Answer: 34\nNo, that is wrong.", "retracted"),
+    (r"\boxed{34}. This is not the answer that we are looking for.", "retracted"),
+    (r"\boxed{34}, which is incorrect; the sum is odd.", "retracted"),
+    (r"\boxed{34} is wrong because the sum is odd", "retracted"),
+    (r"\boxed{34}. This is not true.", "retracted"),
 ]
 
 REASONS = [
