@@ -58,7 +58,7 @@ def load_model(path: str) -> PreTrainedModel:
             path, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).rstrip(".")
         raise UsageError(f"{path!r} cannot be loaded as a causal language model: {said}; {again}") from error
     model, found = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if missing := sorted(found["missing_keys"]):
