@@ -56,9 +56,9 @@ def plan() -> Plan:
     return Plan(seed=3, group_size=SIZE, problems=problems, env=env, sampling=Sampling())
 
 
-def start(plan: Plan, agent: AgentConfig = ORACLE, *, workers: int = 2) -> closing[RayRollouts]:
+def start(plan: Plan, agent: AgentConfig = ORACLE, *, workers: int = 2, groups: int = 2) -> closing[RayRollouts]:
     gate = Gate(tickets_per_step=GROUPS * SIZE, staleness=1)
-    config = RayConfig(workers=workers, groups=2)
+    config = RayConfig(workers=workers, groups=groups)
     return closing(RayRollouts(plan, agent, config, gate=gate, groups_per_step=GROUPS, threads=1))
 
 
@@ -115,10 +115,13 @@ def test_a_run_goes_on_where_it_was(plan: Plan) -> None:
 
 
 def test_a_group_that_was_begun_is_completed(plan: Plan) -> None:
-    """Another kind of rollouts leaves groups half-finished in a checkpoint; these play the rest of them."""
+    """Another kind of rollouts leaves groups half-finished in a checkpoint; these play the rest of them.
+
+    One group at a time: of two that are played at once the later one may be complete first.
+    """
     kept = [here(plan, 0)[0], here(plan, 2)[1]]
     state = FeederState.model_validate(plan.feeder().state_dict() | {"first": 1, "finished": (5,)})
-    with start(plan, workers=1) as rollouts:
+    with start(plan, workers=1, groups=1) as rollouts:
         rollouts.load_state_dict(RolloutState(feeder=state, waiting=tuple(t.to_json() for t in kept)))
         assert [trajectory.ticket for trajectory in steps(rollouts, 1)] == list(range(6))
 
