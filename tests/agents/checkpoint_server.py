@@ -31,6 +31,7 @@ from agents.base import Request, Sampling
 from agents.embedded import EmbeddedAgent
 from agents.loading import load_model, setup_torch
 from retool_env.dialects import make_dialect
+from retool_env.errors import UsageError
 from retool_env.outcome import ToolStatus
 from retool_env.tokenizer import FileTokenizer
 from retool_env.tools import ToolCall, ToolResult
@@ -98,7 +99,10 @@ def app(endpoint: Endpoint) -> Starlette:
             body = await request.json()
         except ClientDisconnect:  # a client that was killed
             return Response(status_code=499)
-        return JSONResponse(await run_in_threadpool(endpoint.answer, body))
+        try:
+            return JSONResponse(await run_in_threadpool(endpoint.answer, body))
+        except UsageError as error:  # more than the model's positions; a traceback each would fill a pipe nobody reads
+            return JSONResponse({"error": {"message": str(error)}}, status_code=500)
 
     async def models(_: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
